@@ -8,11 +8,12 @@ CLANG   := clang
 BPFTOOL := $(firstword $(wildcard /usr/sbin/bpftool) bpftool)
 Q       := $(if $(V),,@)
 
+comma    := ,
 SANFLAGS := $(if $(filter address,$(SAN)),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all)
 SANFLAGS += $(if $(filter thread,$(SAN)),-fsanitize=thread)
-comma    := ,
 
-WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Werror
+# Sentences are bounded on purpose, so -Wno-format-truncation.
+WARN    := -Wall -Wextra -Wno-format-truncation -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Werror
 CFLAGS  := -std=gnu11 -O2 -g -fno-strict-aliasing -D_GNU_SOURCE -I. -I$(B) $(WARN) $(SANFLAGS)
 LIBS    := -luring -lbpf -lsqlite3 -lxxhash -lnuma -lpthread
 

@@ -83,6 +83,21 @@ undo_fd:
 	return err;
 }
 
+/* Memory that could be had now, in bytes; a limit that is far away if the kernel does not tell. */
+static uint64_t memory_available(void)
+{
+	unsigned long long kb = UINT64_MAX >> 11;
+	char line[128];
+	FILE *f = fopen("/proc/meminfo", "re");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "MemAvailable: %llu kB", &kb) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return (uint64_t)kb << 10;
+}
+
 int segment_create(struct segment *s, const char *name, uint64_t ring_bytes, int cpu)
 {
 	struct bitmask *old = NULL;
@@ -93,6 +108,9 @@ int segment_create(struct segment *s, const char *name, uint64_t ring_bytes, int
 	if (ring_bytes < RING_BYTES_MIN || ring_bytes > RING_BYTES_MAX ||
 	    (ring_bytes & (ring_bytes - 1)) || strlen(name) >= SEGMENT_NAME_MAX)
 		return -EINVAL;
+	/* The kernel would rather kill somebody than refuse: ask first. */
+	if (ring_bytes > memory_available() / 4 * 3)
+		return -ENOMEM;
 	s->ring_bytes = ring_bytes;
 	s->header_bytes = HUGE_PAGE_BYTES;
 	s->huge = 1;

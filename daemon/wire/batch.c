@@ -112,7 +112,10 @@ int batch_check(const uint8_t *batch, const struct batch_header *h)
 		chain = chain_fold(chain, frame,
 				   page_hash(pgno, frame + FRAME_HEADER_BYTES, page_bytes));
 	}
-	if (commits != h->commits || (commits && db_pages != h->db_pages) || chain != h->chain)
+	if (commits != h->commits || chain != h->chain)
 		return -EBADMSG;
-	return 0;
+	if (commits && (db_pages != h->db_pages ||
+			!frame_db_pages(batch_frame(batch, h->frames - 1, page_bytes))))
+		return -EBADMSG;
+	return h->kind == BATCH_SEED && commits ? -EBADMSG : 0;
 }

@@ -24,21 +24,22 @@
  * Valid when
  *  1. magic is 0x57, check agrees, page_shift and kind are in range;
  *  2. bytes == 64 + frames * (24 + page size), rounded up to 64, and at most BATCH_BYTES_MAX;
- *  3. every pgno is 1 or more; `commits` frames have a nonzero size; the size in the last of them
- *     is db_pages (commits > 0);
+ *  3. every pgno is 1 or more; `commits` frames have a nonzero size; if there are any, the last
+ *     frame is one of them and its size is db_pages;
  *  4. folding every frame into chain_before gives chain (batch_fold()).
  *
  * The chain is folded frame by frame, so it does not depend on how frames were cut into batches:
  * equal chains after equal txids mean equal histories. One check thus proves content, order and
  * continuity at once.
  *
- * Kinds. A commit batch carries whole commits, or a part of one (commits == 0, or frames after
- * the last commit frame): what is not complete at its end stays invisible until it is. A seed fills
+ * Kinds. A commit batch carries whole commits, or a part of one (commits == 0) that stays invisible
+ * until the rest has come; the first commit of a batch may be the rest of such a one. A seed fills
  * a database: a batch with BATCH_SEED_BEGIN (no frames; its txid and chain are where commits go
  * on), batches of pages whose chain is the seed's own, folded from zero, with commit batches between
  * them, and one with BATCH_SEED_END (no frames; txid, chain and db_pages of the state that is now
  * complete). Seed frames carry a size of zero. A heartbeat (no frames) tells the txid captured,
- * chain is the lag in ns that the primary measured for this peer, BATCH_LAG_UNKNOWN if none. */
+ * chain is the lag in ns that the sender measured for this peer, BATCH_LAG_UNKNOWN if none; it ends
+ * at the receiver and never stands in a ring. */
 #ifndef WALWIRE_BATCH_H
 #define WALWIRE_BATCH_H
 

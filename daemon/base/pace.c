@@ -1,0 +1,90 @@
+#include "daemon/base/pace.h"
+
+#include <string.h>
+
+static const char *const mode_name[] = {"spin", "adaptive", "sleep"};
+static const char *const state_name[] = {"awake", "napping", "asleep"};
+
+void pace_init(struct pace *p, enum pace_mode mode, bool tap)
+{
+	memset(p, 0, sizeof(*p));
+	p->mode = mode;
+	p->tap = tap;
+	p->gap_ns = PACE_SLEEP_NS;
+}
+
+void pace_commits(struct pace *p, uint64_t now_ns, uint64_t n)
+{
+	uint64_t gap;
+
+	if (n == 0)
+		return;
+	gap = (now_ns - p->last_ns) / n;
+	if (gap > PACE_SLEEP_NS)
+		gap = PACE_SLEEP_NS;
+	p->last_ns = now_ns;
+	/* A burst after quiet counts from its second look on; a longer gap is forgotten fast. */
+	if (p->gap_ns > 4 * gap)
+		p->gap_ns = 4 * gap + 1;
+	else
+		p->gap_ns += ((int64_t)gap - (int64_t)p->gap_ns) / 8;
+}
+
+void pace_woken(struct pace *p, uint64_t now_ns, bool checkpoint)
+{
+	uint64_t until = now_ns + (checkpoint ? PACE_GATE_NS : PACE_LINGER_NS);
+
+	if (until > p->stay_until_ns)
+		p->stay_until_ns = until;
+}
+
+static enum pace_state adaptive(const struct pace *p, uint64_t now_ns)
+{
+	uint64_t quiet = now_ns - p->last_ns;
+
+	if (now_ns < p->stay_until_ns)
+		return PACE_AWAKE;
+	if (quiet < PACE_SPIN_NS_MAX) {
+		if (p->gap_ns < PACE_GAP_DENSE_NS && quiet < 8 * PACE_NAP_NS)
+			return PACE_NAPPING;
+		if (p->gap_ns < PACE_GAP_SPIN_NS)
+			return quiet < 4 * PACE_GAP_SPIN_NS && quiet < 4 * p->gap_ns + PACE_NAP_NS ?
+				       PACE_AWAKE :
+				       PACE_NAPPING;
+	}
+	return p->tap ? PACE_ASLEEP : PACE_NAPPING;
+}
+
+enum pace_state pace_decide(struct pace *p, uint64_t now_ns)
+{
+	if (p->mode == PACE_SPIN)
+		p->state = PACE_AWAKE;
+	else if (p->mode == PACE_ADAPTIVE)
+		p->state = adaptive(p, now_ns);
+	else if (now_ns < p->stay_until_ns)
+		p->state = PACE_AWAKE;
+	else
+		p->state = p->tap ? PACE_ASLEEP : PACE_NAPPING;
+	return p->state;
+}
+
+int pace_parse(const char *word, enum pace_mode *ret_mode)
+{
+	for (int i = 0; i < 3; i++) {
+		if (!strcmp(word, mode_name[i])) {
+			*ret_mode = (enum pace_mode)i;
+			return 0;
+		}
+	}
+	return -1;
+}
+
+const char *pace_mode_name(enum pace_mode mode)
+{
+	return mode_name[mode];
+}
+
+const char *pace_state_name(enum pace_state state)
+{
+	return state_name[state];
+}

@@ -1,0 +1,54 @@
+/* pace.h - when the pinned loop spins, naps and sleeps: interrupt when quiet, poll when busy.
+ *
+ *   ASLEEP    nothing for a while; the tap is armed, the first sign of a transaction wakes
+ *   NAPPING   short pauses; only the beginning of a checkpoint wakes, so that the gate opens in time
+ *   AWAKE     polling; the tap is muted and the application pays nothing
+ *
+ * What wakes costs the application a wakeup, so it should pay once a burst, never once a commit.
+ * Adaptive: commits that follow one another closely enough to be waited for (GAP_SPIN_NS) are
+ * awaited spinning, because a nap would be longer than the wait. Commits so dense that a nap takes in
+ * several (GAP_DENSE_NS) are taken in bunches: a nap then costs a little delay and saves most of
+ * the processor. Anything rarer sleeps. */
+#ifndef WALWIRE_PACE_H
+#define WALWIRE_PACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PACE_NAP_NS	   250000ull   /* while commits are dense */
+#define PACE_GAP_DENSE_NS  150000ull   /* mean time between commits: below, nap */
+#define PACE_GAP_SPIN_NS   5000000ull  /* below, spin; above, sleep */
+#define PACE_SPIN_NS_MAX   10000000ull /* without a commit: the longest spin */
+#define PACE_LINGER_NS	   2000000ull  /* after a wake: the transaction is under way */
+#define PACE_GATE_NS	   3000000ull  /* after the beginning of a checkpoint: the longest spin */
+#define PACE_SLEEP_NS	   1000000000ull /* at the longest: then a look at everything */
+
+enum pace_mode { PACE_SPIN, PACE_ADAPTIVE, PACE_SLEEP };
+enum pace_state { PACE_AWAKE, PACE_NAPPING, PACE_ASLEEP };
+
+struct pace {
+	enum pace_mode mode;
+	enum pace_state state;
+	bool tap;		/* something can wake us from sleep */
+	uint64_t gap_ns;	/* mean time between commits, smoothed */
+	uint64_t last_ns;	/* of the last commit seen */
+	uint64_t stay_until_ns; /* awake at least so long */
+};
+
+void pace_init(struct pace *p, enum pace_mode mode, bool tap);
+
+/* `n` commits were seen at `now_ns` that had not been there at the last look. */
+void pace_commits(struct pace *p, uint64_t now_ns, uint64_t n);
+
+/* The tap woke us: stay until what was announced has come. */
+void pace_woken(struct pace *p, uint64_t now_ns, bool checkpoint);
+
+/* What to do now that there is no work. */
+enum pace_state pace_decide(struct pace *p, uint64_t now_ns);
+
+/* "spin", "adaptive", "sleep": 0 or -1. */
+int pace_parse(const char *word, enum pace_mode *ret_mode);
+const char *pace_mode_name(enum pace_mode mode);
+const char *pace_state_name(enum pace_state state);
+
+#endif

@@ -1,0 +1,528 @@
+#include "daemon/capture/capture.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "daemon/wal/wal.h"
+
+static void read_done(struct loop_op *op, int res, uint32_t flags);
+
+/* A chain that no other history has. */
+static uint64_t fresh_chain(void)
+{
+	uint64_t chain = 0;
+
+	if (getrandom(&chain, sizeof(chain), 0) != (ssize_t)sizeof(chain))
+		chain = clock_now_ns() ^ clock_wall_ns() << 20;
+	return chain | 1;
+}
+
+static void read_boot_id(uint64_t boot[2])
+{
+	char text[64] = "";
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+
+	memset(boot, 0, 16);
+	if (fd < 0)
+		return;
+	if (read(fd, text, sizeof(text) - 1) > 16)
+		memcpy(boot, text, 16);
+	close(fd);
+}
+
+static void save(struct capture *c)
+{
+	slots_write(&c->slots, &c->record);
+}
+
+static struct position record_position(const struct capture_record *r)
+{
+	return (struct position){r->timeline, r->txid, r->chain};
+}
+
+/* History may have a gap here: begin a new one at the WAL's present end. */
+static void break_history(struct capture *c, const struct wal_index_header *h)
+{
+	struct capture_record *r = &c->record;
+
+	r->txid++;
+	r->chain = fresh_chain();
+	r->db_pages = h->db_pages;
+	memcpy(r->salt, h->salt, sizeof(r->salt));
+	r->frame = r->base_frame = h->mx_frame;
+	r->base_txid = r->txid;
+	r->base_chain = r->chain;
+	c->proving = false;
+	c->change_known = false;
+	save(c);
+	feed_break(c->feed, record_position(r), r->db_pages);
+}
+
+/* Does the record speak of this life of the WAL, so that its frames can prove the rest? */
+static bool can_prove(const struct capture *c, const struct wal_index_header *h,
+		      const uint64_t boot[2])
+{
+	const struct capture_record *r = &c->record;
+
+	if (memcmp(r->salt, h->salt, sizeof(r->salt)) || h->mx_frame < r->frame)
+		return false;
+	/* Frames before the base are not compared. They can only have changed when the machine
+	 * went down and the WAL lost its end. */
+	return r->base_frame == 0 || memcmp(r->boot, boot, sizeof(r->boot)) == 0;
+}
+
+static void begin_history(struct capture *c, const struct wal_index_header *h)
+{
+	struct capture_record *r = &c->record;
+	uint64_t boot[2];
+	bool known = slots_read(&c->slots, r) == 0;
+
+	read_boot_id(boot);
+	c->proof = *r;
+	if (!known) {
+		memset(r, 0, sizeof(*r));
+		r->timeline = 1;
+		r->txid = UINT64_MAX; /* the first history begins at txid 0 */
+		memcpy(r->boot, boot, sizeof(boot));
+		break_history(c, h);
+		return;
+	}
+	bool provable = can_prove(c, h, boot);
+
+	memcpy(r->boot, boot, sizeof(boot));
+	if (!provable) {
+		break_history(c, h);
+		return;
+	}
+	/* Capture again from the base; proof holds what must be met at proof.frame. */
+	r->frame = r->base_frame;
+	r->txid = r->base_txid;
+	r->chain = r->base_chain;
+	c->proving = c->proof.frame > r->frame;
+	c->feed->at = record_position(r);
+	c->feed->db_pages = c->proof.db_pages;
+}
+
+/* The published header, by way of recovery if it stays unreadable. 0; -EAGAIN; -EPROTO. */
+static int stable_header(struct capture *c, struct wal_index_header *ret_h)
+{
+	int err = wal_index_read(c->conn.index, ret_h);
+
+	if (!err) {
+		c->unreadable = 0;
+		return 0;
+	}
+	counter_add(c->feed->counters, COUNTER_header_retries, 1);
+	if (err == -EAGAIN && ++c->unreadable >= CAPTURE_HEADER_TRIES) {
+		c->unreadable = 0;
+		counter_add(c->feed->counters, COUNTER_recoveries, 1);
+		conn_recover(&c->side);
+	}
+	return err;
+}
+
+/* Inside a read transaction of our own: pin, then see where history goes on. */
+static int attach(struct capture *c)
+{
+	struct wal_index_header h;
+	int err;
+
+	for (int tries = 0;; tries++) {
+		err = conn_exec(&c->side, "BEGIN; SELECT count(*) FROM sqlite_schema");
+		if (!err)
+			err = pin_take(&c->pin);
+		if (!err || tries == 1000)
+			break;
+		conn_exec(&c->side, "ROLLBACK");
+		usleep(1000);
+	}
+	if (err)
+		return err;
+	for (int tries = 0; (err = wal_index_read(c->conn.index, &h)) == -EAGAIN; tries++) {
+		if (tries == 1000)
+			break;
+		usleep(100);
+	}
+	conn_exec(&c->side, "ROLLBACK");
+	if (err)
+		return err;
+	c->page_bytes = wal_index_page_bytes(&h);
+	if (c->page_bytes < PAGE_BYTES_MIN) {
+		/* An index that has seen no frame yet may not say; the database does. */
+		uint8_t head[100];
+
+		err = conn_read_file(&c->conn, head, sizeof(head), 0);
+		if (err)
+			return err;
+		c->page_bytes = (uint32_t)head[16] << 8 | head[17];
+		if (c->page_bytes == 1)
+			c->page_bytes = 65536;
+		if (c->page_bytes < PAGE_BYTES_MIN || (c->page_bytes & (c->page_bytes - 1)))
+			return -EPROTO;
+	}
+	if (h.db_pages == 0)
+		err = conn_file_pages(&c->conn, c->page_bytes, &h.db_pages);
+	if (err)
+		return err;
+	begin_history(c, &h);
+	feed_set_page_bytes(c->feed, c->page_bytes);
+	return 0;
+}
+
+static enum conn_problem explain_errno(int err, const char *path, char *why, size_t why_bytes)
+{
+	if (err == -EWOULDBLOCK) {
+		snprintf(why, why_bytes,
+			 "another walwire primary is attached to '%s'; stop it first", path);
+	} else if (err == -EBUSY) {
+		snprintf(why, why_bytes,
+			 "'%s' stays locked by an application; let it run: PRAGMA "
+			 "locking_mode=NORMAL",
+			 path);
+		return CONN_EXCLUSIVE;
+	} else if (err == -EPROTO) {
+		snprintf(why, why_bytes,
+			 "the wal-index or state file of '%s' has a format walwire does not know",
+			 path);
+	} else {
+		snprintf(why, why_bytes, "cannot attach to '%s': %s", path, strerror(-err));
+	}
+	return CONN_FAILED;
+}
+
+enum conn_problem capture_open(struct capture *c, struct feed *feed, struct loop *loop,
+			       const char *record_path, char *why, size_t why_bytes)
+{
+	char wal_path[DB_PATH_MAX + 8];
+	enum conn_problem problem;
+	int err;
+
+	memset(c, 0, sizeof(*c));
+	c->feed = feed;
+	c->loop = loop;
+	c->read.done = read_done;
+	c->wal_fd = -1;
+	problem = conn_look(feed->path, why, why_bytes);
+	if (problem)
+		return problem;
+	problem = conn_open(&c->conn, feed->path, why, why_bytes);
+	if (problem)
+		return problem;
+	problem = conn_open(&c->side, feed->path, why, why_bytes);
+	if (problem)
+		goto undo_conn;
+	snprintf(wal_path, sizeof(wal_path), "%s-wal", feed->path);
+	c->wal_fd = open(wal_path, O_RDONLY | O_CLOEXEC);
+	if (c->wal_fd < 0) {
+		problem = explain_errno(-errno, feed->path, why, why_bytes);
+		goto undo_side;
+	}
+	/* SQLite takes no flock: this one keeps a second primary away and dies with us. */
+	if (flock(c->wal_fd, LOCK_EX | LOCK_NB) < 0) {
+		problem = explain_errno(-errno, feed->path, why, why_bytes);
+		goto undo_wal;
+	}
+	err = slots_open(&c->slots, record_path, sizeof(struct capture_record), feed->db_id);
+	if (err) {
+		problem = explain_errno(err, record_path, why, why_bytes);
+		goto undo_wal;
+	}
+	pin_init(&c->pin, &c->conn);
+	err = attach(c);
+	if (err) {
+		problem = explain_errno(err, feed->path, why, why_bytes);
+		goto undo_slots;
+	}
+	feed->open = !c->proving;
+	return CONN_OK;
+undo_slots:
+	pin_drop(&c->pin);
+	slots_close(&c->slots);
+undo_wal:
+	close(c->wal_fd);
+undo_side:
+	conn_close(&c->side);
+undo_conn:
+	conn_close(&c->conn);
+	return problem;
+}
+
+void capture_close(struct capture *c)
+{
+	while (c->read.busy)
+		loop_wait(c->loop, 1000000);
+	pin_drop(&c->pin);
+	slots_close(&c->slots);
+	close(c->wal_fd);
+	conn_close(&c->side);
+	conn_close(&c->conn);
+	c->feed->open = false;
+}
+
+static void submit_read(struct capture *c)
+{
+	struct ring *ring = &c->feed->ring;
+	uint32_t frame_bytes = batch_frame_bytes(c->page_bytes);
+	uint64_t offset = wal_frame_offset(c->record.frame + 1, c->page_bytes) + c->read_have;
+	uint32_t bytes = c->read_frames * frame_bytes - c->read_have;
+	uint8_t *to = ring_at(ring, c->read_at) + BATCH_HEADER_BYTES + c->read_have;
+	struct io_uring_sqe *sqe = loop_sqe(c->loop, &c->read);
+
+	if (c->feed->buffer >= 0)
+		io_uring_prep_read_fixed(sqe, c->wal_fd, to, bytes, offset, c->feed->buffer);
+	else
+		io_uring_prep_read(sqe, c->wal_fd, to, bytes, offset);
+	io_uring_sqe_set_data(sqe, &c->read);
+	counter_add(c->feed->counters, COUNTER_reads, 1);
+}
+
+/* Claim room for the next frames up to `mx_frame` and have them read. False: the ring is full. */
+static bool start_read(struct capture *c, uint32_t mx_frame)
+{
+	struct ring *ring = &c->feed->ring;
+	uint32_t frames = mx_frame - c->record.frame;
+	uint64_t room;
+
+	if (frames > batch_frames_max(c->page_bytes))
+		frames = batch_frames_max(c->page_bytes);
+	/* While proving, one batch ends exactly at the recorded frame. */
+	if (c->proving && c->record.frame + frames > c->proof.frame)
+		frames = c->proof.frame - c->record.frame;
+	room = ring_claim(ring, batch_bytes(frames, c->page_bytes));
+	if (room < batch_bytes(frames, c->page_bytes)) {
+		if (room < batch_bytes(1, c->page_bytes))
+			return false;
+		frames = (uint32_t)((room - BATCH_HEADER_BYTES - 63) /
+				    batch_frame_bytes(c->page_bytes));
+		if (frames == 0)
+			return false;
+	}
+	c->read_at = ring_published(ring);
+	c->read_frames = frames;
+	c->read_have = 0;
+	c->read_time_ns = c->loop->now_ns;
+	submit_read(c);
+	return true;
+}
+
+/* The frames of the read are in the ring: make a batch of them and publish it. */
+static void finish_batch(struct capture *c)
+{
+	uint8_t *batch = ring_at(&c->feed->ring, c->read_at);
+	struct capture_record *r = &c->record;
+	uint32_t frames = c->read_frames, last = 0, commits = 0;
+	struct batch_header h = {
+		.page_shift = (uint8_t)__builtin_ctz(c->page_bytes),
+		.kind = BATCH_COMMIT,
+		.timeline = r->timeline,
+		.chain_before = r->chain,
+		.time_ns = c->read_time_ns,
+		.db_pages = r->db_pages,
+	};
+
+	for (uint32_t i = 0; i < frames; i++) {
+		const uint8_t *frame = batch_frame(batch, i, c->page_bytes);
+
+		if (frame_pgno(frame) == 0) { /* no writer does this: what we read is no frame */
+			c->failed = -EBADMSG;
+			return;
+		}
+		if (frame_db_pages(frame)) {
+			last = i + 1;
+			commits++;
+			h.db_pages = frame_db_pages(frame);
+		}
+	}
+	/* A batch with commits ends with one; the rest is read again with the next. */
+	if (last)
+		frames = last;
+	h.chain = h.chain_before;
+	for (uint32_t i = 0; i < frames; i++) {
+		const uint8_t *frame = batch_frame(batch, i, c->page_bytes);
+
+		h.chain = chain_fold(h.chain, frame,
+				     page_hash(frame_pgno(frame), frame + FRAME_HEADER_BYTES,
+					       c->page_bytes));
+	}
+	h.frames = frames;
+	h.commits = commits;
+	h.txid = r->txid + commits;
+	h.bytes = (uint32_t)batch_bytes(frames, c->page_bytes);
+	memset(batch + BATCH_HEADER_BYTES + frames * batch_frame_bytes(c->page_bytes), 0,
+	       h.bytes - BATCH_HEADER_BYTES - frames * batch_frame_bytes(c->page_bytes));
+	batch_header_put(batch, &h);
+
+	r->frame += frames;
+	r->chain = h.chain;
+	r->txid = h.txid;
+	r->db_pages = h.db_pages;
+	c->commits_since += commits;
+	if (!c->proving) {
+		/* A record of a partial commit would not be a place to go on from. */
+		if (commits)
+			save(c);
+	} else if (r->frame == c->proof.frame) {
+		if (r->chain != c->proof.chain || r->txid != c->proof.txid) {
+			r->txid = r->txid > c->proof.txid ? r->txid : c->proof.txid;
+			break_history(c, &c->header);
+			c->feed->open = true;
+			return;
+		}
+		c->proving = false;
+		save(c);
+	}
+	feed_publish(c->feed, &h);
+	c->feed->visible_pos = ring_published(&c->feed->ring);
+	c->feed->open = !c->proving;
+}
+
+/* --durable: what is shipped is on the primary's disk before. */
+static void submit_sync(struct capture *c)
+{
+	struct io_uring_sqe *sqe = loop_sqe(c->loop, &c->read);
+
+	io_uring_prep_fsync(sqe, c->wal_fd, IORING_FSYNC_DATASYNC);
+	io_uring_sqe_set_data(sqe, &c->read);
+	c->syncing = true;
+}
+
+static void read_done(struct loop_op *op, int res, uint32_t flags)
+{
+	struct capture *c = (struct capture *)((char *)op - offsetof(struct capture, read));
+
+	(void)flags;
+	if (c->syncing) {
+		c->syncing = false;
+		if (res < 0)
+			c->failed = res;
+		else
+			finish_batch(c);
+		return;
+	}
+	if (res == -EINTR || res == -EAGAIN) {
+		submit_read(c);
+		return;
+	}
+	if (res <= 0) {
+		/* Published frames are always there; anything else is a broken disk. */
+		c->failed = res < 0 ? res : -EIO;
+		return;
+	}
+	c->read_have += (uint32_t)res;
+	if (c->read_have < c->read_frames * batch_frame_bytes(c->page_bytes))
+		submit_read(c);
+	else if (c->durable)
+		submit_sync(c);
+	else
+		finish_batch(c);
+}
+
+/* Everything up to h->mx_frame is in the ring. Was every change of the header one of the commits
+ * we read? If not, another process rebuilt the index from the WAL: it may have dropped frames
+ * that we have shipped and let new ones stand in their place. */
+static bool continuous(struct capture *c, const struct wal_index_header *h)
+{
+	bool same = !c->change_known || h->change - c->change_since == c->commits_since;
+
+	c->change_since = h->change;
+	c->change_known = true;
+	c->commits_since = 0;
+	return same;
+}
+
+/* Read the frames from the base on once more and fold them: do they still give our chain? */
+static bool still_the_same(struct capture *c)
+{
+	static uint8_t frame[FRAME_HEADER_BYTES + PAGE_BYTES_MAX];
+	const struct capture_record *r = &c->record;
+	uint64_t chain = r->base_chain;
+	uint32_t bytes = batch_frame_bytes(c->page_bytes);
+
+	for (uint32_t f = r->base_frame + 1; f <= r->frame; f++) {
+		if (pread(c->wal_fd, frame, bytes, (off_t)wal_frame_offset(f, c->page_bytes)) !=
+		    (ssize_t)bytes)
+			return false;
+		chain = chain_fold(chain, frame,
+				   page_hash(frame_pgno(frame), frame + FRAME_HEADER_BYTES,
+					     c->page_bytes));
+	}
+	return chain == r->chain;
+}
+
+static bool new_life(const struct capture *c, const struct wal_index_header *h)
+{
+	return memcmp(h->salt, c->record.salt, sizeof(h->salt)) != 0;
+}
+
+/* PINNED, and nothing is being read: go on towards h. The work done. */
+static unsigned int follow(struct capture *c, const struct wal_index_header *h)
+{
+	struct capture_record *r = &c->record;
+
+	/* An empty header may yet be taken back by a recovery: stay where we are. */
+	if (h->mx_frame && new_life(c, h)) {
+		memcpy(r->salt, h->salt, sizeof(r->salt));
+		r->frame = r->base_frame = 0;
+		r->base_txid = r->txid;
+		r->base_chain = r->chain;
+		save(c);
+		counter_add(c->feed->counters, COUNTER_wal_restarts, 1);
+	}
+	c->header = *h;
+	if (!new_life(c, h) && r->frame < h->mx_frame) {
+		if (start_read(c, h->mx_frame)) {
+			c->feed->blocked_ns = 0;
+			return 1;
+		}
+		if (!c->feed->blocked_ns) {
+			c->feed->blocked_ns = c->loop->now_ns;
+			counter_add(c->feed->counters, COUNTER_ring_full, 1);
+		}
+		return 0;
+	}
+	c->feed->blocked_ns = 0;
+	c->feed->passes++;
+	if ((!new_life(c, h) && r->frame > h->mx_frame) ||
+	    (!continuous(c, h) && h->mx_frame && !still_the_same(c))) {
+		break_history(c, h);
+		return 1;
+	}
+	if (pin_gate(&c->pin, h))
+		counter_add(c->feed->counters, COUNTER_gates, 1);
+	return 0;
+}
+
+unsigned int capture_do_work(struct capture *c)
+{
+	struct wal_index_header h;
+
+	if (c->read.busy || c->failed)
+		return 0;
+	if (stable_header(c, &h))
+		return 0;
+	if (c->pin.state == PIN_GATED) {
+		if (memcmp(&h, &c->header, sizeof(h)) == 0) {
+			c->feed->passes++;
+			return 0;
+		}
+		if (pin_ungate(&c->pin) || stable_header(c, &h))
+			return 0;
+	}
+	if (c->pin.weak) {
+		counter_add(c->feed->counters, COUNTER_weak_pins, 1);
+		pin_strengthen(&c->pin);
+	}
+	return follow(c, &h);
+}
+
+bool capture_has_work(const struct capture *c)
+{
+	return !c->read.busy && !c->failed &&
+	       memcmp((const void *)c->conn.index, &c->header, sizeof(c->header)) != 0;
+}

@@ -1,0 +1,544 @@
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <sched.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "daemon/base/log.h"
+#include "daemon/capture/capture.h"
+#include "daemon/capture/tap.h"
+#include "daemon/cmd/cmd.h"
+#include "daemon/cmd/node.h"
+#include "daemon/ship/server.h"
+#include "daemon/wire/address.h"
+
+#define MS		 1000000ull
+#define ATTACH_RETRY_MS	 100
+#define IDENTITY_MS	 1000 /* how often the path is compared with the file we have open */
+#define CAPTURE_STEPS	 64   /* of one database in one cycle */
+#define DEFER_CYCLES_MAX 64   /* a question waits so long for the capture to catch up */
+
+enum db_state { DB_WAITING, DB_ATTACHED };
+
+struct primary_db {
+	struct feed feed;
+	struct capture capture;
+	enum db_state state;
+	char detail[256];
+	char record_path[DB_PATH_MAX + 16];
+	struct stat identity;
+	uint64_t look_ns; /* next attempt to attach, or look at the identity */
+	uint64_t seen_txid;
+};
+
+struct primary {
+	struct node node;
+	struct pace pace;
+	struct tap *tap;
+	struct loop_op tap_op;
+	bool tap_event;
+	struct server server;
+	struct primary_db *db[DATABASES_MAX];
+	struct feed *feeds[DATABASES_MAX];
+	int count;
+	unsigned int deferred;
+	bool durable;
+};
+
+/* ---- attaching ---- */
+
+static bool fatal(enum conn_problem problem)
+{
+	return problem != CONN_OK && problem != CONN_MISSING;
+}
+
+static enum conn_problem attach(struct primary *p, int i, char *why, size_t why_bytes)
+{
+	struct primary_db *d = p->db[i];
+	enum conn_problem problem;
+	bool learning = tap_learn_begin(p->tap, (unsigned int)i) == 0;
+
+	problem = capture_open(&d->capture, &d->feed, &p->node.loop, d->record_path, why, why_bytes);
+	if (learning)
+		tap_learn_end(p->tap);
+	if (problem)
+		return problem;
+	d->capture.durable = p->durable;
+	tap_learn_wal(p->tap, (unsigned int)i, d->capture.wal_fd);
+	if (stat(d->feed.path, &d->identity) < 0)
+		memset(&d->identity, 0, sizeof(d->identity));
+	d->state = DB_ATTACHED;
+	d->detail[0] = 0;
+	d->seen_txid = d->feed.at.txid;
+	return CONN_OK;
+}
+
+static void detach(struct primary *p, int i, const char *why)
+{
+	struct primary_db *d = p->db[i];
+
+	log_line("'%s' is detached: %s", d->feed.path, why);
+	snprintf(d->detail, sizeof(d->detail), "%s", why);
+	server_drop(&p->server, &d->feed);
+	tap_forget(p->tap, (unsigned int)i);
+	capture_close(&d->capture);
+	d->state = DB_WAITING;
+	d->look_ns = p->node.loop.now_ns + ATTACH_RETRY_MS * MS;
+}
+
+/* Not attached: look again now and then; say only what is new. */
+static void try_attach(struct primary *p, int i)
+{
+	struct primary_db *d = p->db[i];
+	char why[512] = "";
+
+	if (p->node.loop.now_ns < d->look_ns)
+		return;
+	d->look_ns = p->node.loop.now_ns + ATTACH_RETRY_MS * MS;
+	if (attach(p, i, why, sizeof(why)) == CONN_OK) {
+		log_line("attached to '%s'", d->feed.path);
+		return;
+	}
+	if (strncmp(d->detail, why, sizeof(d->detail) - 1)) {
+		snprintf(d->detail, sizeof(d->detail), "%s", why);
+		log_line("%s; waiting for it", why);
+	}
+}
+
+/* Attached: is the path still the file we have open? */
+static void check_identity(struct primary *p, int i)
+{
+	struct primary_db *d = p->db[i];
+	struct stat st;
+
+	if (p->node.loop.now_ns < d->look_ns)
+		return;
+	d->look_ns = p->node.loop.now_ns + IDENTITY_MS * MS;
+	if (d->capture.failed) {
+		detach(p, i, strerror(-d->capture.failed));
+		return;
+	}
+	if (stat(d->feed.path, &st) < 0 || st.st_ino != d->identity.st_ino ||
+	    st.st_dev != d->identity.st_dev)
+		detach(p, i, "the file was removed or replaced");
+}
+
+/* ---- one cycle ---- */
+
+static void take_tap_events(struct primary *p)
+{
+	struct tap_seen seen;
+
+	if (!tap_drain(p->tap, &seen))
+		return;
+	counter_add(p->feeds[0]->counters, COUNTER_tap_wakeups, 1);
+	pace_woken(&p->pace, p->node.loop.now_ns, seen.checkpoint != 0);
+	for (int i = 0; i < p->count; i++)
+		if (seen.foreign_write & (1ull << i) && p->db[i]->state == DB_ATTACHED)
+			log_line("'%s' was written by a program that holds no lock of SQLite's; its "
+				 "replicas may differ now",
+				 p->db[i]->feed.path);
+}
+
+static void tap_done(struct loop_op *op, int res, uint32_t flags)
+{
+	struct primary *p = (struct primary *)((char *)op - offsetof(struct primary, tap_op));
+
+	(void)res;
+	(void)flags;
+	p->tap_event = true;
+}
+
+static unsigned int capture_all(struct primary *p)
+{
+	unsigned int work = 0;
+
+	for (int i = 0; i < p->count; i++) {
+		struct primary_db *d = p->db[i];
+
+		if (d->state == DB_WAITING) {
+			try_attach(p, i);
+			continue;
+		}
+		for (int n = 0; n < CAPTURE_STEPS; n++) {
+			unsigned int did = capture_do_work(&d->capture);
+
+			if (!did)
+				break;
+			work += did;
+			/* A read from the page cache is complete when it is submitted. */
+			loop_reap(&p->node.loop);
+		}
+		if (d->feed.at.txid != d->seen_txid) {
+			pace_commits(&p->pace, p->node.loop.now_ns, d->feed.at.txid - d->seen_txid);
+			d->seen_txid = d->feed.at.txid;
+		}
+		check_identity(p, i);
+	}
+	return work;
+}
+
+static bool all_gated(const struct primary *p)
+{
+	for (int i = 0; i < p->count; i++)
+		if (p->db[i]->state == DB_ATTACHED &&
+		    p->db[i]->capture.pin.state != PIN_GATED)
+			return false;
+	return true;
+}
+
+static bool capture_pending(const struct primary *p)
+{
+	for (int i = 0; i < p->count; i++)
+		if (p->db[i]->state == DB_ATTACHED && capture_has_work(&p->db[i]->capture))
+			return true;
+	return false;
+}
+
+static void nap(struct primary *p)
+{
+	struct pollfd fds[] = {
+		{.fd = tap_fd(p->tap), .events = POLLIN},
+		{.fd = p->node.wake_fd, .events = POLLIN},
+	};
+	struct timespec ts = {.tv_nsec = PACE_NAP_NS};
+
+	tap_arm(p->tap, TAP_ARM_CHECKPOINT);
+	ppoll(fds, 2, &ts, NULL);
+	tap_arm(p->tap, 0);
+	p->node.loop.now_ns = clock_now_ns();
+	take_tap_events(p);
+}
+
+static void sleep_until_woken(struct primary *p)
+{
+	if (!p->tap_op.busy && tap_fd(p->tap) >= 0) {
+		struct io_uring_sqe *sqe = loop_sqe(&p->node.loop, &p->tap_op);
+
+		io_uring_prep_poll_add(sqe, tap_fd(p->tap), POLLIN);
+		io_uring_sqe_set_data(sqe, &p->tap_op);
+	}
+	tap_arm(p->tap, TAP_ARM_BEGIN | TAP_ARM_CHECKPOINT);
+	/* Once more: what was published before the arming wakes nobody. */
+	if (!capture_pending(p))
+		loop_wait(&p->node.loop, PACE_SLEEP_NS);
+	tap_arm(p->tap, 0);
+	p->node.loop.now_ns = clock_now_ns();
+	take_tap_events(p);
+}
+
+static void idle(struct primary *p)
+{
+	enum pace_state state;
+
+	/* Gated: the checkpoint that was announced has been dealt with. */
+	if (p->pace.stay_until_ns && all_gated(p))
+		p->pace.stay_until_ns = 0;
+	state = pace_decide(&p->pace, p->node.loop.now_ns);
+	if (state == PACE_ASLEEP && server_busy(&p->server))
+		state = PACE_NAPPING;
+	switch (state) {
+	case PACE_AWAKE:
+		/* On a core of its own this costs nothing; on a shared one it lets others work. */
+		if (p->pace.mode != PACE_SPIN)
+			sched_yield();
+		break;
+	case PACE_NAPPING:
+		nap(p);
+		break;
+	case PACE_ASLEEP:
+		sleep_until_woken(p);
+		break;
+	}
+}
+
+/* ---- status ---- */
+
+static void fill(void *ctx, struct node_status *s)
+{
+	struct primary *p = ctx;
+
+	snprintf(s->role, sizeof(s->role), "primary");
+	snprintf(s->tap, sizeof(s->tap), "%s", tap_describe(p->tap));
+	snprintf(s->idle, sizeof(s->idle), "%s", pace_mode_name(p->pace.mode));
+	snprintf(s->state_now, sizeof(s->state_now), "%s", pace_state_name(p->pace.state));
+	s->databases = p->count;
+	for (int i = 0; i < p->count; i++) {
+		const struct primary_db *d = p->db[i];
+		const struct feed *f = &d->feed;
+		struct db_status *to = &s->db[i];
+		bool attached = d->state == DB_ATTACHED;
+
+		snprintf(to->name, sizeof(to->name), "%s", f->name);
+		snprintf(to->path, sizeof(to->path), "%s", f->path);
+		snprintf(to->state, sizeof(to->state), "%s", attached ? "attached" : "waiting");
+		snprintf(to->detail, sizeof(to->detail), "%s", d->detail);
+		to->timeline = attached ? f->at.timeline : STATUS_UNKNOWN;
+		to->txid = attached ? f->at.txid : STATUS_UNKNOWN;
+		to->chain = attached ? f->at.chain : STATUS_UNKNOWN;
+		to->fingerprint = STATUS_UNKNOWN;
+		to->wal_bytes = attached ? 32 + (uint64_t)d->capture.header.mx_frame *
+						   batch_frame_bytes(f->page_bytes) :
+					   STATUS_UNKNOWN;
+		to->received = to->applied = to->durable = to->lag_ns = STATUS_UNKNOWN;
+		server_status(&p->server, f, to);
+		for (int c = 0; c < COUNTER_COUNT; c++)
+			to->counter[c] = counter_get(f->counters, (enum counter_id)c);
+	}
+}
+
+static int ring_fd(void *ctx, const char *name)
+{
+	struct primary *p = ctx;
+
+	for (int i = 0; i < p->count; i++)
+		if (!strcmp(p->feeds[i]->name, name) || (!*name && p->count == 1))
+			return segment_readonly_fd(&p->feeds[i]->segment);
+	return -ENOENT;
+}
+
+/* ---- the command ---- */
+
+static bool add_database(struct primary *p, const char *word, uint64_t ring_bytes, int cpu)
+{
+	struct primary_db *d;
+	char name[DB_NAME_MAX], path[PATH_MAX];
+	int err;
+
+	if (p->count == DATABASES_MAX) {
+		log_line("more than %d databases; start another primary for '%s'", DATABASES_MAX, word);
+		return false;
+	}
+	/* A link is followed now: the -wal stands beside the file itself. */
+	if (!realpath(word, path))
+		snprintf(path, sizeof(path), "%s", word);
+	if (!node_db_name(word, name))
+		return false;
+	for (int i = 0; i < p->count; i++) {
+		if (!strcmp(p->db[i]->feed.name, name)) {
+			log_line("two databases are called '%s'; start another primary for '%s'",
+				 name, word);
+			return false;
+		}
+	}
+	d = calloc(1, sizeof(*d));
+	if (!d) {
+		log_line("too little memory");
+		return false;
+	}
+	err = feed_open(&d->feed, &p->node.loop, name, path, ring_bytes, cpu);
+	if (err) {
+		log_line("too little memory for a ring of %llu MB (%s); choose a smaller --ring-bytes",
+			 (unsigned long long)(ring_bytes >> 20), strerror(-err));
+		free(d);
+		return false;
+	}
+	d->feed.own_clock = true;
+	snprintf(d->record_path, sizeof(d->record_path), "%s/%s.primary", p->node.state_dir, name);
+	p->db[p->count] = d;
+	p->feeds[p->count++] = &d->feed;
+	return true;
+}
+
+/* The first look at each: what cannot work is an error now, what may come is waited for. */
+static bool attach_first(struct primary *p)
+{
+	char why[512];
+
+	for (int i = 0; i < p->count; i++) {
+		enum conn_problem problem = attach(p, i, why, sizeof(why));
+
+		if (fatal(problem)) {
+			log_line("%s", why);
+			return false;
+		}
+		if (problem == CONN_OK) {
+			log_line("attached to '%s'", p->db[i]->feed.path);
+		} else {
+			log_line("%s; waiting for it", why);
+			snprintf(p->db[i]->detail, sizeof(p->db[i]->detail), "%s", why);
+		}
+	}
+	return true;
+}
+
+static void run(struct primary *p)
+{
+	const struct control_source source = {.fill = fill, .ring_fd = ring_fd, .ctx = p};
+
+	while (!p->node.stop) {
+		unsigned int work = node_cycle(&p->node);
+		unsigned int captured;
+
+		if (p->tap_event) {
+			p->tap_event = false;
+			take_tap_events(p);
+		}
+		captured = capture_all(p);
+		work += captured + server_do_work(&p->server);
+		work += loop_reap(&p->node.loop);
+		/* An answer tells of everything that was published when it was asked for. */
+		if (!captured || ++p->deferred > DEFER_CYCLES_MAX) {
+			p->deferred = 0;
+			if (control_serve(p->node.control, &source))
+				work++;
+		}
+		counter_max(p->feeds[0]->counters, COUNTER_cycle_ns_max,
+			    clock_now_ns() - p->node.cycle_begin_ns);
+		if (!work)
+			idle(p);
+	}
+}
+
+static void end(struct primary *p)
+{
+	uint64_t deadline = clock_now_ns() + 3000 * MS;
+
+	while (!server_stop(&p->server) && clock_now_ns() < deadline) {
+		loop_wait(&p->node.loop, 10 * MS);
+		worker_collect(&p->node.worker);
+	}
+}
+
+static int serve(struct primary *p, const char *listen, const char *tap_word)
+{
+	char why[512] = "";
+	enum tap_mode mode = !strcmp(tap_word, "off")	 ? TAP_MODE_OFF :
+			     !strcmp(tap_word, "locks")	 ? TAP_MODE_LOCKS :
+			     !strcmp(tap_word, "writes") ? TAP_MODE_WRITES :
+							   TAP_MODE_AUTO;
+	int code = EXIT_FAILED;
+
+	if (tap_open(&p->tap, mode, why, sizeof(why)) < 0) {
+		log_line("too little memory");
+		return EXIT_FAILED;
+	}
+	if (why[0])
+		log_line("no eBPF (%s): commits are found by naps of %llu us alone", why,
+			 (unsigned long long)PACE_NAP_NS / 1000);
+	p->pace.tap = tap_wakes(p->tap);
+	if (!attach_first(p))
+		goto undo_tap;
+	if (server_open(&p->server, &p->node.loop, &p->node.worker, p->feeds, p->count, listen,
+			p->feeds[0]->counters, why, sizeof(why))) {
+		log_line("%s", why);
+		goto undo_attach;
+	}
+	log_line("primary at %s; tap: %s", listen, tap_describe(p->tap));
+	run(p);
+	end(p);
+	code = EXIT_OK;
+	worker_close(&p->node.worker);
+	server_close(&p->server);
+undo_attach:
+	if (code)
+		worker_close(&p->node.worker);
+	for (int i = 0; i < p->count; i++)
+		if (p->db[i]->state == DB_ATTACHED)
+			capture_close(&p->db[i]->capture);
+	tap_close(p->tap);
+	return code;
+undo_tap:
+	for (int i = 0; i < p->count; i++)
+		if (p->db[i]->state == DB_ATTACHED)
+			capture_close(&p->db[i]->capture);
+	worker_close(&p->node.worker);
+	tap_close(p->tap);
+	return code;
+}
+
+static bool check_listen(const char *listen, bool insecure)
+{
+	struct address a;
+	char why[512];
+
+	if (address_resolve(&a, listen, true, why, sizeof(why))) {
+		log_line("%s", why);
+		return false;
+	}
+	if (!a.loopback && !insecure) {
+		log_line("'%s' can be reached from other hosts and the link is not encrypted; give "
+			 "--insecure if the network is trusted, or tunnel it",
+			 listen);
+		return false;
+	}
+	return true;
+}
+
+int cmd_primary(int argc, char **argv)
+{
+	const char *listen = DEFAULT_LISTEN, *state_dir = default_state_dir(), *cpu_word = NULL;
+	const char *idle_word = "adaptive", *tap_word = "auto";
+	uint64_t ring_bytes = RING_BYTES_DEFAULT;
+	bool durable = false, insecure = false;
+	const struct option_spec options[] = {
+		{"listen", OPTION_STRING, &listen, "HOST:PORT",
+		 "where replicas connect (default " DEFAULT_LISTEN ")"},
+		{"state-dir", OPTION_STRING, &state_dir, "DIR", STATE_DIR_HELP},
+		{"cpu", OPTION_STRING, &cpu_word, "N", "pin the working thread to this core"},
+		{"idle", OPTION_STRING, &idle_word, "MODE",
+		 "spin (a core of its own), adaptive (default) or sleep"},
+		{"tap", OPTION_STRING, &tap_word, "MODE",
+		 "what eBPF may listen to: auto (default), locks, writes, off"},
+		{"durable", OPTION_FLAG, &durable, NULL,
+		 "sync the WAL before a commit is shipped, so that no replica is\n"
+		 "ever ahead of the primary's disk"},
+		{"ring-bytes", OPTION_SIZE, &ring_bytes, "SIZE",
+		 "memory for commits on their way, each database (default 64M)"},
+		{"insecure", OPTION_FLAG, &insecure, NULL,
+		 "allow an address off this host without encryption"},
+		{NULL},
+	};
+	const struct usage usage = {
+		.command = "primary",
+		.words = "DB...",
+		.about = "Attaches to the databases of running applications and serves their commits to\n"
+			 "replicas. The databases are in WAL mode; nothing is written to them.",
+		.options = options,
+	};
+	const char *words[DATABASES_MAX + 1];
+	static struct primary p;
+	enum pace_mode mode;
+	int64_t cpu;
+	int count, code;
+
+	if (!options_parse(&usage, argc, argv, words, DATABASES_MAX, &count, &code))
+		return code;
+	if (pace_parse(idle_word, &mode)) {
+		log_line("primary: unknown --idle '%s'; it is spin, adaptive or sleep", idle_word);
+		return EXIT_USAGE;
+	}
+	if (strcmp(tap_word, "auto") && strcmp(tap_word, "locks") && strcmp(tap_word, "writes") &&
+	    strcmp(tap_word, "off")) {
+		log_line("primary: unknown --tap '%s'; it is auto, locks, writes or off", tap_word);
+		return EXIT_USAGE;
+	}
+	if (!node_check_ring(&ring_bytes) || !node_check_cpu(cpu_word, &cpu))
+		return EXIT_USAGE;
+	if (!check_listen(listen, insecure))
+		return EXIT_FAILED;
+	if (!node_open(&p.node, state_dir, cpu))
+		return EXIT_FAILED;
+	pace_init(&p.pace, mode, false);
+	p.tap_op.done = tap_done;
+	p.durable = durable;
+	code = EXIT_FAILED;
+	for (int i = 0; i < count; i++) {
+		if (!add_database(&p, words[i], ring_bytes, (int)cpu)) {
+			worker_close(&p.node.worker);
+			goto out;
+		}
+	}
+	code = serve(&p, listen, tap_word);
+out:
+	for (int i = 0; i < p.count; i++) {
+		feed_close(&p.db[i]->feed);
+		free(p.db[i]);
+	}
+	node_close(&p.node);
+	return code;
+}

@@ -1,0 +1,190 @@
+#include "daemon/ship/server.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "daemon/ship/sender.h"
+#include "daemon/wire/address.h"
+#include "daemon/wire/socket.h"
+
+#define SMALL_BYTES  (HELLO_BYTES + DATABASES_MAX * WIRE_NAME_BYTES)
+#define LISTEN_QUEUE 128
+
+static void want_peer(struct server *s)
+{
+	struct io_uring_sqe *sqe = loop_sqe(s->loop, &s->accept);
+
+	io_uring_prep_accept(sqe, s->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	io_uring_sqe_set_data(sqe, &s->accept);
+}
+
+static void accepted(struct loop_op *op, int res, uint32_t flags)
+{
+	struct server *s = (struct server *)((char *)op - offsetof(struct server, accept));
+	struct sockaddr_storage sa;
+	socklen_t bytes = sizeof(sa);
+	struct sender *free_sender = NULL;
+	char addr[80];
+
+	(void)flags;
+	if (s->stopping) {
+		if (res >= 0)
+			close(res);
+		return;
+	}
+	want_peer(s);
+	if (res < 0)
+		return;
+	for (int i = 0; i < SENDERS_MAX && !free_sender; i++)
+		if (s->sender[i].state == SENDER_FREE)
+			free_sender = &s->sender[i];
+	if (!free_sender || getpeername(res, (struct sockaddr *)&sa, &bytes) < 0) {
+		close(res);
+		return;
+	}
+	socket_tune(res);
+	address_print(&sa, addr, sizeof(addr));
+	sender_start(free_sender, s, res, addr);
+}
+
+/* Does this kernel know zero-copy sends? Whether a peer profits shows later (sender.c). */
+static bool probe_zc(struct loop *loop)
+{
+	struct io_uring_probe *probe = io_uring_get_probe_ring(&loop->uring);
+	bool can = probe && io_uring_opcode_supported(probe, IORING_OP_SEND_ZC);
+
+	io_uring_free_probe(probe);
+	return can;
+}
+
+int server_open(struct server *s, struct loop *loop, struct worker *worker, struct feed **feeds,
+		int feeds_count, const char *listen_at, struct counters *counters, char *why,
+		size_t why_bytes)
+{
+	struct address a;
+	uint8_t *small;
+	int one = 1, err;
+
+	memset(s, 0, sizeof(*s));
+	s->loop = loop;
+	s->worker = worker;
+	s->feeds = feeds;
+	s->feeds_count = feeds_count;
+	s->counters = counters;
+	s->accept.done = accepted;
+	s->listen_fd = -1;
+	err = address_resolve(&a, listen_at, true, why, why_bytes);
+	if (err)
+		return err;
+	s->listen_fd = socket(a.sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (s->listen_fd < 0) {
+		err = -errno;
+		goto say;
+	}
+	setsockopt(s->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(s->listen_fd, (struct sockaddr *)&a.sa, a.bytes) < 0 ||
+	    listen(s->listen_fd, LISTEN_QUEUE) < 0) {
+		err = -errno;
+		goto undo_fd;
+	}
+	small = mmap(NULL, SENDERS_MAX * SMALL_BYTES, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (small == MAP_FAILED) {
+		err = -ENOMEM;
+		goto undo_fd;
+	}
+	for (int i = 0; i < SENDERS_MAX; i++)
+		s->sender[i].small = small + (size_t)i * SMALL_BYTES;
+	for (int i = 0; i < SEEDS_MAX; i++) {
+		err = seed_init(&s->seed[i], worker);
+		if (err)
+			goto undo_small;
+	}
+	s->zc = probe_zc(loop);
+	want_peer(s);
+	return 0;
+undo_small:
+	for (int i = 0; i < SEEDS_MAX; i++)
+		seed_exit(&s->seed[i]);
+	munmap(small, SENDERS_MAX * SMALL_BYTES);
+undo_fd:
+	close(s->listen_fd);
+say:
+	snprintf(why, why_bytes, "cannot listen at %s: %s%s", listen_at, strerror(-err),
+		 err == -EADDRINUSE ? "; choose another with --listen HOST:PORT" : "");
+	return err;
+}
+
+unsigned int server_do_work(struct server *s)
+{
+	unsigned int work = 0;
+
+	for (int i = 0; i < SENDERS_MAX; i++)
+		if (s->sender[i].state != SENDER_FREE)
+			work += sender_do_work(&s->sender[i]);
+	return work;
+}
+
+void server_drop(struct server *s, const struct feed *feed)
+{
+	for (int i = 0; i < SENDERS_MAX; i++)
+		if (s->sender[i].state != SENDER_FREE && s->sender[i].feed == feed)
+			sender_close(&s->sender[i]);
+}
+
+void server_status(const struct server *s, const struct feed *feed, struct db_status *d)
+{
+	for (int i = 0; i < SENDERS_MAX; i++) {
+		const struct sender *x = &s->sender[i];
+
+		if (x->feed != feed || d->peers == RING_READERS_MAX)
+			continue;
+		if (x->state == SENDER_SEEDING || x->state == SENDER_STREAMING)
+			sender_status(x, &d->peer[d->peers++]);
+	}
+}
+
+bool server_busy(const struct server *s)
+{
+	for (int i = 0; i < SENDERS_MAX; i++) {
+		const struct sender *x = &s->sender[i];
+
+		if (x->state == SENDER_SEEDING || x->state == SENDER_CLOSING ||
+		    x->state == SENDER_ANSWER)
+			return true;
+	}
+	return false;
+}
+
+bool server_stop(struct server *s)
+{
+	bool all = true;
+
+	if (!s->stopping) {
+		s->stopping = true;
+		loop_cancel(s->loop, &s->accept);
+	}
+	for (int i = 0; i < SENDERS_MAX; i++) {
+		if (s->sender[i].state == SENDER_FREE)
+			continue;
+		sender_close(&s->sender[i]);
+		sender_do_work(&s->sender[i]);
+		all = all && s->sender[i].state == SENDER_FREE;
+	}
+	return all && !s->accept.busy;
+}
+
+void server_close(struct server *s)
+{
+	for (int i = 0; i < SEEDS_MAX; i++)
+		seed_exit(&s->seed[i]);
+	munmap(s->sender[0].small, SENDERS_MAX * SMALL_BYTES);
+	close(s->listen_fd);
+}
