@@ -26,6 +26,14 @@ static void read_boot(uint64_t boot[2])
 	close(fd);
 }
 
+/* Something could not be written: say so, and try again later. */
+static void trouble(struct applier *a, int err)
+{
+	a->retry_ns = a->loop->now_ns + RETRY_MS * MS;
+	snprintf(a->problem, sizeof(a->problem), "cannot write '%s': %s; %sit goes on by itself",
+		 a->feed->path, strerror(-err), err == -ENOSPC ? "make room, " : "");
+}
+
 static void save_record(struct applier *a)
 {
 	slots_write(&a->slots, &a->record);
@@ -58,6 +66,101 @@ static void remove_file(struct applier *a)
 	}
 }
 
+/* ---- the page table ---- */
+
+static void table_trust(struct applier *a, enum page_table_trust trust)
+{
+	/* Lost stays lost until a whole copy has been entered. */
+	if (a->table.at && page_table_trust(&a->table) != PAGE_TABLE_LOST)
+		page_table_mark(&a->table, trust);
+}
+
+/* A table that cannot grow is lost and says so; the replica goes on without. */
+static void table_enter(struct applier *a, const uint8_t *frame, uint64_t hash)
+{
+	if (a->table.at)
+		page_table_set(&a->table, frame_pgno(frame), hash);
+}
+
+static void table_enter_batch(struct applier *a, const uint8_t *batch, const struct batch_header *h)
+{
+	uint32_t page_bytes = 1u << h->page_shift;
+
+	for (uint32_t i = 0; i < h->frames; i++) {
+		const uint8_t *frame = batch_frame(batch, i, page_bytes);
+
+		table_enter(a, frame,
+			    page_hash(frame_pgno(frame), frame + FRAME_HEADER_BYTES, page_bytes));
+	}
+}
+
+/* A whole copy has been entered. */
+static void table_complete(struct applier *a, uint32_t db_pages)
+{
+	if (!a->table.at)
+		return;
+	page_table_cut(&a->table, db_pages);
+	page_table_mark(&a->table, PAGE_TABLE_CLEAN);
+}
+
+static void table_open(struct applier *a, uint32_t page_bytes)
+{
+	if (!a->table.at && page_table_open(&a->table, a->table_path, page_bytes))
+		a->table.at = NULL;
+}
+
+/* Enter what is in the WAL once more: a kill may have come between a commit and its entries. */
+static void table_catch_up(struct applier *a)
+{
+	static uint8_t frame[FRAME_HEADER_BYTES + PAGE_BYTES_MAX];
+	uint32_t bytes = batch_frame_bytes(a->record.page_bytes);
+	uint32_t db_pages = a->writer.header.db_pages;
+
+	if (!a->table.at || page_table_trust(&a->table) == PAGE_TABLE_LOST)
+		return;
+	for (uint32_t f = 1; f <= a->writer.header.mx_frame; f++) {
+		if (pread(a->writer.wal_fd, frame, bytes,
+			  (off_t)wal_frame_offset(f, a->record.page_bytes)) != (ssize_t)bytes) {
+			page_table_mark(&a->table, PAGE_TABLE_LOST);
+			return;
+		}
+		table_enter(a, frame, page_hash(frame_pgno(frame), frame + FRAME_HEADER_BYTES,
+						a->record.page_bytes));
+	}
+	if (db_pages)
+		page_table_cut(&a->table, db_pages);
+	table_trust(a, PAGE_TABLE_CLEAN);
+}
+
+/* Compare the file, page by page, with the table. */
+static bool table_agrees(struct applier *a)
+{
+	static uint8_t page[PAGE_BYTES_MAX];
+	uint32_t page_bytes = a->record.page_bytes, pages = 0;
+
+	if (conn_file_pages(&a->writer.conn, page_bytes, &pages) ||
+	    page_table_get(&a->table, pages) == 0 || page_table_get(&a->table, pages + 1) != 0)
+		return false;
+	for (uint32_t p = 1; p <= pages; p++) {
+		uint64_t hash = page_table_get(&a->table, p);
+
+		/* Pages that no commit ever carried have no hash: they hold nothing. */
+		if (hash && (conn_read_file(&a->writer.conn, page, page_bytes,
+					    (uint64_t)(p - 1) * page_bytes) ||
+			     page_hash(p, page, page_bytes) != hash))
+			return false;
+	}
+	return true;
+}
+
+uint64_t applier_fingerprint(const struct applier *a)
+{
+	if (!a->table.at || a->mode != APPLIER_LIVE ||
+	    page_table_trust(&a->table) != PAGE_TABLE_CLEAN)
+		return STATUS_UNKNOWN;
+	return page_table_sum(&a->table);
+}
+
 /* ---- opening ---- */
 
 /* The writer is open on the file of an earlier run: which of our states is it? */
@@ -66,15 +169,23 @@ static int identify(struct applier *a, bool rebooted, char *why, size_t why_byte
 	const struct wal_index_header *h = &a->writer.header;
 
 	a->known = true;
-	if (positions_find(&a->positions, h, &a->applied) == 0)
+	if (positions_find(&a->positions, h, &a->applied) == 0) {
+		table_catch_up(a);
 		return 0;
+	}
 	if (h->mx_frame == 0 && a->record.pristine) {
 		a->applied = (struct position){a->record.timeline, a->record.txid, a->record.chain};
 		return 0;
 	}
+	/* A reader that was the last to close has moved the WAL into the file and removed it. */
+	if (h->mx_frame == 0 && a->table.at && page_table_trust(&a->table) == PAGE_TABLE_CLEAN &&
+	    positions_last(&a->positions, &a->applied) == 0 && table_agrees(a))
+		return 0;
 	a->known = false;
-	if (h->mx_frame == 0 || rebooted)
-		return 0; /* not provable: it will be seeded again, through its WAL */
+	/* Not provable: it will be seeded again, through its WAL. */
+	if (rebooted || (h->mx_frame == 0 && (!a->table.at ||
+					      page_table_trust(&a->table) != PAGE_TABLE_CLEAN)))
+		return 0;
 	snprintf(why, why_bytes,
 		 "'%s' was written by another program since walwire last applied a commit; move it "
 		 "away to have it copied again",
@@ -101,6 +212,7 @@ static int open_live(struct applier *a, char *why, size_t why_bytes)
 	err = wal_writer_open(&a->writer, feed->path, a->record.page_bytes, why, why_bytes);
 	if (err)
 		return err;
+	table_open(a, a->record.page_bytes);
 	err = identify(a, rebooted, why, why_bytes);
 	if (!err) {
 		err = wal_writer_adopt(&a->writer, note_new_life, a);
@@ -151,6 +263,7 @@ int applier_open(struct applier *a, struct feed *feed, struct loop *loop, struct
 	slash = strrchr(a->seed_path, '/');
 	snprintf(slash, sizeof(a->seed_path) - (size_t)(slash - a->seed_path), "/.%s.seed",
 		 feed->name);
+	snprintf(a->table_path, sizeof(a->table_path), "%s/%s.pages", state_dir, feed->name);
 	snprintf(path, sizeof(path), "%s/%s.positions", state_dir, feed->name);
 	err = positions_open(&a->positions, path);
 	if (err) {
@@ -195,6 +308,7 @@ void applier_close(struct applier *a)
 		copy_abort(&a->copy, a->seed_path);
 	conn_close(&a->checkpoint.conn);
 	wal_writer_close(&a->writer);
+	page_table_close(&a->table);
 	slots_close(&a->slots);
 	positions_close(&a->positions);
 }
@@ -242,6 +356,9 @@ static int seed_begin_batch(struct applier *a, const struct batch_header *h)
 
 	a->seeding = (struct position){h->timeline, h->txid, h->chain};
 	a->feed->open = false;
+	table_open(a, 1u << h->page_shift);
+	if (a->table.at)
+		page_table_mark(&a->table, PAGE_TABLE_LOST);
 	if (a->mode == APPLIER_LIVE || a->mode == APPLIER_RESEEDING) {
 		wal_writer_rollback(&a->writer);
 		a->mode = APPLIER_RESEEDING;
@@ -323,10 +440,12 @@ static int apply_seed(struct applier *a, const uint8_t *batch, const struct batc
 		a->chain = h->chain;
 		a->feed->db_pages = h->db_pages;
 		a->feed->open = true;
+		table_complete(a, h->db_pages);
 		return 0;
 	}
 	if (h->frames == 0)
 		return 0;
+	table_enter_batch(a, batch, h);
 	if (a->mode == APPLIER_COPYING)
 		return copy_pages(&a->copy, batch + BATCH_HEADER_BYTES, h->frames);
 	wal_writer_prepare(&a->writer, batch + BATCH_HEADER_BYTES, h->frames, false, sums);
@@ -353,7 +472,7 @@ static uint32_t known_frames(const struct applier *a, const uint8_t *batch,
 static int apply_live(struct applier *a, const uint8_t *batch, const struct batch_header *h)
 {
 	static uint32_t sums[WAL_WRITER_FRAMES][2];
-	static uint64_t chains[WAL_WRITER_FRAMES];
+	static uint64_t chains[WAL_WRITER_FRAMES], hashes[WAL_WRITER_FRAMES];
 	uint32_t page_bytes = 1u << h->page_shift, skip = known_frames(a, batch, h);
 	const uint8_t *frames = batch_frame(batch, skip, page_bytes);
 	uint32_t n = h->frames - skip, first;
@@ -365,12 +484,12 @@ static int apply_live(struct applier *a, const uint8_t *batch, const struct batc
 	for (uint32_t i = 0; i < h->frames; i++) {
 		const uint8_t *frame = batch_frame(batch, i, page_bytes);
 
-		chain = chain_fold(chain, frame,
-				   page_hash(frame_pgno(frame), frame + FRAME_HEADER_BYTES,
-					     page_bytes));
+		hashes[i] = page_hash(frame_pgno(frame), frame + FRAME_HEADER_BYTES, page_bytes);
+		chain = chain_fold(chain, frame, hashes[i]);
 		if (i >= skip)
 			chains[i - skip] = chain;
 	}
+	table_trust(a, PAGE_TABLE_BUSY);
 	wal_writer_prepare(&a->writer, frames, n, true, sums);
 	first = a->writer.appended + 1;
 	for (uint32_t i = 0; i < n; i++)
@@ -389,6 +508,13 @@ static int apply_live(struct applier *a, const uint8_t *batch, const struct batc
 		a->applied = (struct position){h->timeline, a->applied.txid + 1, chains[i]};
 	}
 	a->chain = h->chain;
+	for (uint32_t i = skip; i < h->frames; i++)
+		table_enter(a, batch_frame(batch, i, page_bytes), hashes[i]);
+	if (h->commits && a->table.at)
+		page_table_cut(&a->table, h->db_pages);
+	/* A part of a commit is not in the database yet. */
+	if (h->commits)
+		table_trust(a, PAGE_TABLE_CLEAN);
 	return 0;
 }
 
@@ -402,6 +528,7 @@ static int apply_commit(struct applier *a, const uint8_t *batch, const struct ba
 		return apply_live(a, batch, h);
 	}
 	/* Between the chunks of a seed. */
+	table_enter_batch(a, batch, h);
 	if (a->mode == APPLIER_COPYING)
 		return copy_pages(&a->copy, batch + BATCH_HEADER_BYTES, h->frames);
 	if (a->mode != APPLIER_RESEEDING)
@@ -442,9 +569,7 @@ static void checkpoint_done(struct job *job)
 
 	if (c->err && c->err != -EBUSY) {
 		a->hold = false;
-		a->retry_ns = a->loop->now_ns + RETRY_MS * MS;
-		snprintf(a->problem, sizeof(a->problem), "checkpoint of '%s' failed: %s",
-			 a->feed->path, strerror(-c->err));
+		trouble(a, c->err);
 		return;
 	}
 	if (!c->err && (a->durable == STATUS_UNKNOWN || c->txid > a->durable))
@@ -511,9 +636,7 @@ static void renew(struct applier *a)
 		a->checkpointed = 0;
 		a->hold = false;
 	} else if (done < 0) {
-		a->retry_ns = a->loop->now_ns + RETRY_MS * MS;
-		snprintf(a->problem, sizeof(a->problem), "cannot write the WAL of '%s': %s",
-			 a->feed->path, strerror(-done));
+		trouble(a, done);
 	}
 }
 
@@ -557,10 +680,7 @@ unsigned int applier_do_work(struct applier *a)
 		err = apply_batch(a, &h);
 		if (err) {
 			counter_add(a->feed->counters, COUNTER_apply_retries, 1);
-			a->retry_ns = a->loop->now_ns + RETRY_MS * MS;
-			snprintf(a->problem, sizeof(a->problem), "cannot write '%s': %s%s",
-				 a->feed->path, strerror(-err),
-				 err == -ENOSPC ? "; make room, it goes on by itself" : "");
+			trouble(a, err);
 			break;
 		}
 		work++;

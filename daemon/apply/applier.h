@@ -10,6 +10,9 @@
  * stands for can be seen. What came in parts is published with its last part. When the source begins
  * a commit anew (after a broken link), the parts that were appended are rolled back.
  *
+ * The page table is kept beside: it tells, when somebody else's last close has removed our WAL,
+ * whether the file still is what we applied last or was written to.
+ *
  * Checkpoints and syncs are the worker's. They never hold up applying, except when the WAL has
  * passed HOLD_FRAMES: then commits wait in the ring while the rest is backfilled, so that the
  * WAL can begin a new life; not when a reader's snapshot is what keeps it from that. */
@@ -18,6 +21,7 @@
 
 #include "daemon/apply/copy.h"
 #include "daemon/apply/positions.h"
+#include "daemon/base/page_table.h"
 #include "daemon/base/slots.h"
 #include "daemon/base/worker.h"
 #include "daemon/wal/wal_writer.h"
@@ -61,6 +65,8 @@ struct applier {
 	struct slots slots;
 	struct applier_record record;
 	struct positions positions;
+	struct page_table table; /* at NULL: there is none yet */
+	char table_path[DB_PATH_MAX + 300];
 	enum applier_mode mode;
 	struct wal_writer writer;
 	struct copy copy;
@@ -95,6 +101,9 @@ int applier_expect_seed(struct applier *a, const uint8_t db_id[16], uint32_t pag
 
 /* The link was lost: what is still in the ring counts only as far as whole commits go. */
 void applier_unlink(struct applier *a);
+
+/* The sum of all pages' hashes; STATUS_UNKNOWN. */
+uint64_t applier_fingerprint(const struct applier *a);
 
 /* One step; the work done. */
 unsigned int applier_do_work(struct applier *a);

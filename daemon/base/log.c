@@ -44,7 +44,7 @@ static size_t append(char *line, size_t used, const char *text, size_t spare)
 	return used;
 }
 
-static void put(const char *suffix, const char *fmt, va_list args)
+static void put(int fd, const char *suffix, const char *fmt, va_list args)
 {
 	char text[LOG_LINE_MAX], line[LOG_LINE_MAX];
 	size_t spare = strlen(suffix) + 1;
@@ -58,8 +58,8 @@ static void put(const char *suffix, const char *fmt, va_list args)
 	memcpy(line + used, suffix, strlen(suffix));
 	used += strlen(suffix);
 	line[used++] = '\n';
-	/* When stderr cannot be written there is nobody to tell. */
-	ssize_t ignored = write(STDERR_FILENO, line, used);
+	/* When it cannot be written there is nobody to tell. */
+	ssize_t ignored = write(fd, line, used);
 
 	(void)ignored;
 	errno = saved;
@@ -70,7 +70,16 @@ void log_line(const char *fmt, ...)
 	va_list args;
 
 	va_start(args, fmt);
-	put("", fmt, args);
+	put(STDERR_FILENO, "", fmt, args);
+	va_end(args);
+}
+
+void log_info(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	put(STDOUT_FILENO, "", fmt, args);
 	va_end(args);
 }
 
@@ -88,6 +97,6 @@ void log_limited(struct log_limit *l, uint64_t now_ns, const char *fmt, ...)
 	l->next_ns = now_ns + LOG_INTERVAL_NS;
 	l->left_out = 0;
 	va_start(args, fmt);
-	put(suffix, fmt, args);
+	put(STDERR_FILENO, suffix, fmt, args);
 	va_end(args);
 }

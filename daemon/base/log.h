@@ -1,4 +1,4 @@
-/* log.h - one line on stderr.
+/* log.h - one line on stderr, or on stdout when all is well.
  *
  * A line begins with "walwire: " and is handed over in a single write, so lines of several threads
  * and processes do not mix. It is LOG_LINE_MAX bytes at most, the newline included; what does not
@@ -15,6 +15,9 @@
 
 /* Any thread. `errno` is left as it was. */
 void log_line(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* The same on stdout: what a node has reached, as opposed to what is wrong. */
+void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* A place that may have much to say: one line per LOG_INTERVAL_NS, and what was left out since the
  * last one is counted in the next. Zeroed memory is a fresh one; one thread per struct. */

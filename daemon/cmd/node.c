@@ -166,7 +166,7 @@ bool node_check_ring(uint64_t *ring_bytes)
 {
 	if (*ring_bytes < RING_BYTES_MIN || *ring_bytes > RING_BYTES_MAX ||
 	    (*ring_bytes & (*ring_bytes - 1))) {
-		log_line("--ring-bytes must be a power of two from 4M to 16G");
+		log_line("--ring-bytes must be a power of two from 4M to 16G; the default is 64M");
 		return false;
 	}
 	return true;

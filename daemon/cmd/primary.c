@@ -100,7 +100,7 @@ static void try_attach(struct primary *p, int i)
 		return;
 	d->look_ns = p->node.loop.now_ns + ATTACH_RETRY_MS * MS;
 	if (attach(p, i, why, sizeof(why)) == CONN_OK) {
-		log_line("attached to '%s'", d->feed.path);
+		log_info("attached to '%s'", d->feed.path);
 		return;
 	}
 	if (strncmp(d->detail, why, sizeof(d->detail) - 1)) {
@@ -356,11 +356,26 @@ static bool attach_first(struct primary *p)
 			log_line("%s", why);
 			return false;
 		}
-		if (problem == CONN_OK) {
-			log_line("attached to '%s'", p->db[i]->feed.path);
-		} else {
-			log_line("%s; waiting for it", why);
-			snprintf(p->db[i]->detail, sizeof(p->db[i]->detail), "%s", why);
+		if (problem == CONN_OK)
+			continue;
+		log_line("%s; waiting for it", why);
+		snprintf(p->db[i]->detail, sizeof(p->db[i]->detail), "%s", why);
+	}
+	for (int i = 0; i < p->count; i++)
+		if (p->db[i]->state == DB_ATTACHED)
+			log_info("attached to '%s'", p->db[i]->feed.path);
+	return true;
+}
+
+/* Before anything is opened or loaded: what cannot work needs no further word. */
+static bool look_first(struct primary *p)
+{
+	char why[512];
+
+	for (int i = 0; i < p->count; i++) {
+		if (fatal(conn_look(p->db[i]->feed.path, why, sizeof(why)))) {
+			log_line("%s", why);
+			return false;
 		}
 	}
 	return true;
@@ -404,50 +419,59 @@ static void end(struct primary *p)
 	}
 }
 
-static int serve(struct primary *p, const char *listen, const char *tap_word)
+static bool open_tap(struct primary *p, const char *word)
 {
-	char why[512] = "";
-	enum tap_mode mode = !strcmp(tap_word, "off")	 ? TAP_MODE_OFF :
-			     !strcmp(tap_word, "locks")	 ? TAP_MODE_LOCKS :
-			     !strcmp(tap_word, "writes") ? TAP_MODE_WRITES :
-							   TAP_MODE_AUTO;
-	int code = EXIT_FAILED;
+	enum tap_mode mode = !strcmp(word, "off")    ? TAP_MODE_OFF :
+			     !strcmp(word, "locks")  ? TAP_MODE_LOCKS :
+			     !strcmp(word, "writes") ? TAP_MODE_WRITES :
+						       TAP_MODE_AUTO;
+	char why[256] = "";
 
 	if (tap_open(&p->tap, mode, why, sizeof(why)) < 0) {
 		log_line("too little memory");
-		return EXIT_FAILED;
+		return false;
 	}
-	if (why[0])
+	p->pace.tap = tap_wakes(p->tap);
+	if (why[0] && mode != TAP_MODE_OFF)
 		log_line("no eBPF (%s): commits are found by naps of %llu us alone", why,
 			 (unsigned long long)PACE_NAP_NS / 1000);
-	p->pace.tap = tap_wakes(p->tap);
-	if (!attach_first(p))
-		goto undo_tap;
+	return true;
+}
+
+static int serve(struct primary *p, const char *listen, const char *tap_word)
+{
+	char why[512] = "";
+	int code = EXIT_FAILED;
+
+	if (!look_first(p))
+		goto undo_worker;
 	if (server_open(&p->server, &p->node.loop, &p->node.worker, p->feeds, p->count, listen,
 			p->feeds[0]->counters, why, sizeof(why))) {
 		log_line("%s", why);
-		goto undo_attach;
+		goto undo_worker;
 	}
-	log_line("primary at %s; tap: %s", listen, tap_describe(p->tap));
-	run(p);
+	if (!open_tap(p, tap_word))
+		goto undo_server;
+	if (attach_first(p)) {
+		log_info("primary at %s; tap: %s", listen, tap_describe(p->tap));
+		run(p);
+		code = EXIT_OK;
+	}
 	end(p);
-	code = EXIT_OK;
 	worker_close(&p->node.worker);
 	server_close(&p->server);
-undo_attach:
-	if (code)
-		worker_close(&p->node.worker);
 	for (int i = 0; i < p->count; i++)
 		if (p->db[i]->state == DB_ATTACHED)
 			capture_close(&p->db[i]->capture);
 	tap_close(p->tap);
 	return code;
-undo_tap:
-	for (int i = 0; i < p->count; i++)
-		if (p->db[i]->state == DB_ATTACHED)
-			capture_close(&p->db[i]->capture);
+undo_server:
+	end(p);
 	worker_close(&p->node.worker);
-	tap_close(p->tap);
+	server_close(&p->server);
+	return code;
+undo_worker:
+	worker_close(&p->node.worker);
 	return code;
 }
 

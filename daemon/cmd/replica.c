@@ -29,6 +29,7 @@ struct replica_db {
 	bool running;
 	char detail[256]; /* why not */
 	char said[320];
+	bool said_following;
 };
 
 struct replica {
@@ -171,6 +172,10 @@ static void say_news(struct replica *r, struct replica_db *d)
 {
 	char now[320] = "";
 
+	if (!d->said_following && d->link.state == LINK_STREAM) {
+		d->said_following = true;
+		log_info("'%s' follows %s", d->feed.path, r->source_word);
+	}
 	if (d->applier.problem[0])
 		snprintf(now, sizeof(now), "%s", d->applier.problem);
 	else if (d->link.state == LINK_REFUSED)
@@ -275,7 +280,7 @@ static void fill(void *ctx, struct node_status *s)
 		to->timeline = live ? a->applied.timeline : STATUS_UNKNOWN;
 		to->txid = linked ? d->link.source_txid : STATUS_UNKNOWN;
 		to->chain = live ? a->applied.chain : STATUS_UNKNOWN;
-		to->fingerprint = STATUS_UNKNOWN;
+		to->fingerprint = d->running ? applier_fingerprint(a) : STATUS_UNKNOWN;
 		to->wal_bytes = live ? wal_writer_bytes(&a->writer) : STATUS_UNKNOWN;
 		to->received = d->running && d->link.known ? d->link.at.txid : STATUS_UNKNOWN;
 		to->applied = live ? a->applied.txid : STATUS_UNKNOWN;
@@ -368,7 +373,6 @@ static int serve(struct replica *r, const char *listen)
 	}
 	r->serving = listen != NULL;
 	lister_init(&r->lister, &r->source, listed);
-	log_line("replica of %s in '%s'", r->source_word, r->dir);
 	code = run(r);
 	end(r);
 	return code;

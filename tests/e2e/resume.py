@@ -122,17 +122,21 @@ def slow_replica(stage):
     p = stage.primary(db, args=ring).wait_attached(db)
     a = stage.replica(p, "stopped", args=ring, listen=False).wait_streaming(db)
     b = stage.replica(p, "other", args=ring, listen=False).wait_streaming(db)
-    before = stage.writer(db, "before", seconds=4).finish()
+
+    def watch(name, seconds):
+        """A writer's result, and the longest the other replica was behind it."""
+        w, worst = stage.writer(db, name, seconds=seconds), 0.0
+        while w.alive():
+            n, since = read_n(db), time.monotonic()
+            until(f"the other replica reaches n={n}", lambda: (read_n(b.path(db)) or 0) >= n, 5, every=0.01)
+            worst = max(worst, time.monotonic() - since)
+            time.sleep(0.1)
+        return w.finish(), worst
+
+    before, _ = watch("before", 5)
     stage.converge(db, [p, a, b])
     a.signal(signal.SIGSTOP)
-    w = stage.writer(db, "during", seconds=8)
-    worst = 0.0
-    while w.alive():
-        n, since = read_n(db), time.monotonic()
-        until(f"the other replica reaches n={n}", lambda: (read_n(b.path(db)) or 0) >= n, 5, every=0.005)
-        worst = max(worst, time.monotonic() - since)
-        time.sleep(0.1)
-    during = w.finish()
+    during, worst = watch("during", 8)
     stage.converge(db, [p, b])
     a.signal(signal.SIGCONT)
     stage.converge(db, [p, a, b])

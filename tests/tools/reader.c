@@ -183,7 +183,8 @@ static void hold(struct reader *r)
 		    s.digest != r->holding.digest)
 			violation(r, r->held, rc, "a held snapshot is not what it was");
 		r->holds++;
-		r->held_moved = r->n - s.n;
+		if (r->n - s.n > r->held_moved)
+			r->held_moved = r->n - s.n;
 	}
 	sqlite3_close(r->held);
 	r->held = NULL;
