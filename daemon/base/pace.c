@@ -23,6 +23,7 @@ void pace_commits(struct pace *p, uint64_t now_ns, uint64_t n)
 	if (gap > PACE_SLEEP_NS)
 		gap = PACE_SLEEP_NS;
 	p->last_ns = now_ns;
+	p->begin_until_ns = 0;
 	/* A burst after quiet counts from its second look on; a longer gap is forgotten fast. */
 	if (p->gap_ns > 4 * gap)
 		p->gap_ns = 4 * gap + 1;
@@ -32,26 +33,35 @@ void pace_commits(struct pace *p, uint64_t now_ns, uint64_t n)
 
 void pace_woken(struct pace *p, uint64_t now_ns, bool checkpoint)
 {
-	uint64_t until = now_ns + (checkpoint ? PACE_GATE_NS : PACE_LINGER_NS);
+	if (checkpoint)
+		p->gate_until_ns = now_ns + PACE_GATE_NS;
+	else
+		p->begin_until_ns = now_ns + PACE_BEGIN_NS;
+}
 
-	if (until > p->stay_until_ns)
-		p->stay_until_ns = until;
+void pace_gated(struct pace *p)
+{
+	p->gate_until_ns = 0;
+}
+
+static bool expecting(const struct pace *p, uint64_t now_ns)
+{
+	return now_ns < p->begin_until_ns || now_ns < p->gate_until_ns;
 }
 
 static enum pace_state adaptive(const struct pace *p, uint64_t now_ns)
 {
 	uint64_t quiet = now_ns - p->last_ns;
 
-	if (now_ns < p->stay_until_ns)
+	if (expecting(p, now_ns))
 		return PACE_AWAKE;
-	if (quiet < PACE_SPIN_NS_MAX) {
-		if (p->gap_ns < PACE_GAP_DENSE_NS && quiet < 8 * PACE_NAP_NS)
-			return PACE_NAPPING;
-		if (p->gap_ns < PACE_GAP_SPIN_NS)
-			return quiet < 4 * PACE_GAP_SPIN_NS && quiet < 4 * p->gap_ns + PACE_NAP_NS ?
-				       PACE_AWAKE :
-				       PACE_NAPPING;
-	}
+	if (p->gap_ns < PACE_GAP_DENSE_NS && quiet < 8 * PACE_NAP_NS)
+		return PACE_NAPPING;
+	if (quiet < PACE_LINGER_NS)
+		return PACE_AWAKE;
+	if (p->gap_ns < PACE_GAP_SPIN_NS && quiet < PACE_SPIN_NS_MAX &&
+	    quiet < 4 * p->gap_ns + PACE_NAP_NS)
+		return PACE_AWAKE;
 	return p->tap ? PACE_ASLEEP : PACE_NAPPING;
 }
 
@@ -61,7 +71,7 @@ enum pace_state pace_decide(struct pace *p, uint64_t now_ns)
 		p->state = PACE_AWAKE;
 	else if (p->mode == PACE_ADAPTIVE)
 		p->state = adaptive(p, now_ns);
-	else if (now_ns < p->stay_until_ns)
+	else if (expecting(p, now_ns))
 		p->state = PACE_AWAKE;
 	else
 		p->state = p->tap ? PACE_ASLEEP : PACE_NAPPING;

@@ -19,7 +19,8 @@
 #define PACE_GAP_DENSE_NS  150000ull   /* mean time between commits: below, nap */
 #define PACE_GAP_SPIN_NS   5000000ull  /* below, spin; above, sleep */
 #define PACE_SPIN_NS_MAX   10000000ull /* without a commit: the longest spin */
-#define PACE_LINGER_NS	   2000000ull  /* after a wake: the transaction is under way */
+#define PACE_BEGIN_NS	   2000000ull  /* after a wake: the transaction is under way */
+#define PACE_LINGER_NS	   500000ull   /* after a commit: the next one of a burst may follow */
 #define PACE_GATE_NS	   3000000ull  /* after the beginning of a checkpoint: the longest spin */
 #define PACE_SLEEP_NS	   1000000000ull /* at the longest: then a look at everything */
 
@@ -32,7 +33,8 @@ struct pace {
 	bool tap;		/* something can wake us from sleep */
 	uint64_t gap_ns;	/* mean time between commits, smoothed */
 	uint64_t last_ns;	/* of the last commit seen */
-	uint64_t stay_until_ns; /* awake at least so long */
+	uint64_t begin_until_ns; /* awake so long: a transaction was announced */
+	uint64_t gate_until_ns;	 /* awake so long: a checkpoint was announced */
 };
 
 void pace_init(struct pace *p, enum pace_mode mode, bool tap);
@@ -42,6 +44,9 @@ void pace_commits(struct pace *p, uint64_t now_ns, uint64_t n);
 
 /* The tap woke us: stay until what was announced has come. */
 void pace_woken(struct pace *p, uint64_t now_ns, bool checkpoint);
+
+/* What a checkpoint was awaited for has been done. */
+void pace_gated(struct pace *p);
 
 /* What to do now that there is no work. */
 enum pace_state pace_decide(struct pace *p, uint64_t now_ns);

@@ -22,6 +22,17 @@
 #define CAPTURE_STEPS	 64   /* of one database in one cycle */
 #define DEFER_CYCLES_MAX 64   /* a question waits so long for the capture to catch up */
 
+#define SPIN_PAUSES	 4    /* between two looks while awake */
+
+static inline void cpu_pause(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
+
 enum db_state { DB_WAITING, DB_ATTACHED };
 
 struct primary_db {
@@ -235,9 +246,8 @@ static void idle(struct primary *p)
 {
 	enum pace_state state;
 
-	/* Gated: the checkpoint that was announced has been dealt with. */
-	if (p->pace.stay_until_ns && all_gated(p))
-		p->pace.stay_until_ns = 0;
+	if (p->pace.gate_until_ns && all_gated(p))
+		pace_gated(&p->pace);
 	state = pace_decide(&p->pace, p->node.loop.now_ns);
 	if (state == PACE_ASLEEP && server_busy(&p->server))
 		state = PACE_NAPPING;
@@ -246,6 +256,9 @@ static void idle(struct primary *p)
 		/* On a core of its own this costs nothing; on a shared one it lets others work. */
 		if (p->pace.mode != PACE_SPIN)
 			sched_yield();
+		/* And the other half of the core, where there is one, and the line we look at. */
+		for (int i = 0; i < SPIN_PAUSES; i++)
+			cpu_pause();
 		break;
 	case PACE_NAPPING:
 		nap(p);

@@ -52,6 +52,8 @@ static void accepted(struct loop_op *op, int res, uint32_t flags)
 	socket_tune(res);
 	address_print(&sa, addr, sizeof(addr));
 	sender_start(free_sender, s, res, addr);
+	if (free_sender >= &s->sender[s->top])
+		s->top = (int)(free_sender - s->sender) + 1;
 }
 
 /* Does this kernel know zero-copy sends? Whether a peer profits shows later (sender.c). */
@@ -126,9 +128,11 @@ unsigned int server_do_work(struct server *s)
 {
 	unsigned int work = 0;
 
-	for (int i = 0; i < SENDERS_MAX; i++)
+	for (int i = 0; i < s->top; i++)
 		if (s->sender[i].state != SENDER_FREE)
 			work += sender_do_work(&s->sender[i]);
+	while (s->top && s->sender[s->top - 1].state == SENDER_FREE)
+		s->top--;
 	return work;
 }
 
@@ -153,7 +157,7 @@ void server_status(const struct server *s, const struct feed *feed, struct db_st
 
 bool server_busy(const struct server *s)
 {
-	for (int i = 0; i < SENDERS_MAX; i++) {
+	for (int i = 0; i < s->top; i++) {
 		const struct sender *x = &s->sender[i];
 
 		if (x->state == SENDER_SEEDING || x->state == SENDER_CLOSING ||

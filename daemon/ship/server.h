@@ -107,6 +107,7 @@ struct server {
 	bool zc; /* the kernel can */
 	bool stopping;
 	struct counters *counters; /* of messages that belong to no database */
+	int top; /* senders from here on are free: most nodes have few */
 	struct sender sender[SENDERS_MAX];
 	struct seed seed[SEEDS_MAX];
 };

@@ -481,7 +481,8 @@ class Link:
     def __init__(self, stage, to_port):
         import threading
         self.to_port, self.port = to_port, stage.port()
-        self.down, self.flip_after, self.connections = False, None, 0
+        self.down, self.connections = False, 0
+        self.flip_after, self.flip_downwards = None, True  # bytes until a bit flips, and which way
         self.sockets = []
         self.listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self.accept, daemon=True).start()
@@ -513,7 +514,7 @@ class Link:
                 data = a.recv(65536)
                 if not data:
                     break
-                if downwards and self.flip_after is not None:
+                if downwards == self.flip_downwards and self.flip_after is not None:
                     self.flip_after -= len(data)
                     if self.flip_after < 0:
                         i = random.randrange(len(data))
