@@ -5,7 +5,9 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #define LOOP_COMPLETIONS_PER_CALL 256 /* one call's work is bounded */
 
@@ -38,6 +40,23 @@ int loop_pin(int cpu)
 	return sched_setaffinity(0, sizeof(set), &set) < 0 ? -errno : 0;
 }
 
+void loop_prefer_latency(void)
+{
+	/* struct sched_attr, version 1; glibc has no wrapper for it. */
+	struct {
+		uint32_t size, policy;
+		uint64_t flags;
+		int32_t nice;
+		uint32_t priority;
+		uint64_t runtime, deadline, period;
+	} attr = {.size = sizeof(attr)};
+
+	if (syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0) < 0)
+		return;
+	attr.runtime = LOOP_SLICE_NS;
+	syscall(SYS_sched_setattr, 0, &attr, 0);
+}
+
 int loop_open(struct loop *l)
 {
 	struct io_uring_params p;
@@ -57,6 +76,7 @@ int loop_open(struct loop *l)
 	io_uring_register_ring_fd(&l->uring);
 	/* Naps are meant to be as short as they are asked for. */
 	prctl(PR_SET_TIMERSLACK, 1);
+	loop_prefer_latency();
 	l->now_ns = clock_now_ns();
 	return 0;
 }

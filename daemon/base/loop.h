@@ -56,4 +56,10 @@ uint64_t clock_wall_ns(void);
 /* Pin the calling thread to one core. 0 or -errno. */
 int loop_pin(int cpu);
 
+#define LOOP_SLICE_NS 100000 /* see loop_prefer_latency() */
+
+/* Ask the scheduler for short slices for the calling thread: it gets no more of a shared core, but
+ * gets it sooner after a wake (Linux 6.12, sched_setattr(2)). Older kernels ignore it. */
+void loop_prefer_latency(void);
+
 #endif

@@ -67,11 +67,35 @@ static bool fatal(enum conn_problem problem)
 	return problem != CONN_OK && problem != CONN_MISSING;
 }
 
+/* C1: a database that is open here under another name must not be looked at once more. */
+static bool open_already(struct primary *p, int i, char *why, size_t why_bytes)
+{
+	struct stat st;
+
+	if (stat(p->db[i]->feed.path, &st) < 0)
+		return false;
+	for (int k = 0; k < p->count; k++) {
+		const struct primary_db *other = p->db[k];
+
+		if (k != i && other->state == DB_ATTACHED && other->identity.st_ino == st.st_ino &&
+		    other->identity.st_dev == st.st_dev) {
+			snprintf(why, why_bytes, "'%s' and '%s' are the same file; name it once",
+				 p->db[i]->feed.path, other->feed.path);
+			return true;
+		}
+	}
+	return false;
+}
+
 static enum conn_problem attach(struct primary *p, int i, char *why, size_t why_bytes)
 {
 	struct primary_db *d = p->db[i];
 	enum conn_problem problem;
-	bool learning = tap_learn_begin(p->tap, (unsigned int)i) == 0;
+	bool learning;
+
+	if (open_already(p, i, why, why_bytes))
+		return CONN_FAILED;
+	learning = tap_learn_begin(p->tap, (unsigned int)i) == 0;
 
 	problem = capture_open(&d->capture, &d->feed, &p->node.loop, d->record_path, why, why_bytes);
 	if (learning)
@@ -107,7 +131,7 @@ static void try_attach(struct primary *p, int i)
 	struct primary_db *d = p->db[i];
 	char why[512] = "";
 
-	if (p->node.loop.now_ns < d->look_ns)
+	if (p->node.loop.now_ns < d->look_ns || server_uses(&p->server, &d->feed))
 		return;
 	d->look_ns = p->node.loop.now_ns + ATTACH_RETRY_MS * MS;
 	if (attach(p, i, why, sizeof(why)) == CONN_OK) {
@@ -253,8 +277,9 @@ static void idle(struct primary *p)
 		state = PACE_NAPPING;
 	switch (state) {
 	case PACE_AWAKE:
-		/* On a core of its own this costs nothing; on a shared one it lets others work. */
-		if (p->pace.mode != PACE_SPIN)
+		/* On a core of its own this costs nothing; on a shared one it lets others work. Not
+		 * while the gate is to be opened: that is a matter of microseconds. */
+		if (p->pace.mode != PACE_SPIN && !p->pace.gate_until_ns)
 			sched_yield();
 		/* And the other half of the core, where there is one, and the line we look at. */
 		for (int i = 0; i < SPIN_PAUSES; i++)

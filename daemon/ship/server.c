@@ -143,6 +143,17 @@ void server_drop(struct server *s, const struct feed *feed)
 			sender_close(&s->sender[i]);
 }
 
+bool server_uses(const struct server *s, const struct feed *feed)
+{
+	for (int i = 0; i < s->top; i++)
+		if (s->sender[i].state != SENDER_FREE && s->sender[i].feed == feed)
+			return true;
+	for (int i = 0; i < SEEDS_MAX; i++)
+		if (s->seed[i].used && s->seed[i].feed == feed)
+			return true;
+	return false;
+}
+
 void server_status(const struct server *s, const struct feed *feed, struct db_status *d)
 {
 	for (int i = 0; i < SENDERS_MAX; i++) {

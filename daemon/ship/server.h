@@ -123,6 +123,9 @@ unsigned int server_do_work(struct server *s);
 /* End all connections to this feed. */
 void server_drop(struct server *s, const struct feed *feed);
 
+/* Is anything of ours still open on this feed's database? */
+bool server_uses(const struct server *s, const struct feed *feed);
+
 /* Fill in the peers of `feed`. */
 void server_status(const struct server *s, const struct feed *feed, struct db_status *d);
 
