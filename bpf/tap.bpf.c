@@ -204,7 +204,7 @@ static __always_inline int wrote(__u64 inode, __u64 bytes)
 		wal_bytes += bytes;
 		wake(TAP_EVENT_WAL_WRITE, w->slot, TAP_ARM_BEGIN);
 	} else if (w->file == TAP_FILE_DB && !checkpointing(w->slot)) {
-		wake(TAP_EVENT_FOREIGN_WRITE, w->slot, TAP_ARM_BEGIN | TAP_ARM_CHECKPOINT);
+		wake(TAP_EVENT_FOREIGN_WRITE, w->slot, TAP_ARM_BEGIN);
 	}
 	return 0;
 }
@@ -258,6 +258,10 @@ int locks(struct bpf_raw_tracepoint_args *ctx)
 	if (!(words.arm | words.learning))
 		return 0;
 	lock = (void *)ctx->args[1];
+	/* The busy daemon waits for checkpoints alone: most locks are settled by one number. */
+	if (words.arm == TAP_ARM_CHECKPOINT && !words.learning &&
+	    BPF_CORE_READ(lock, fl_start) > CKPT_BYTE)
+		return 0;
 	if (words.learning)
 		teach((void *)ctx->args[0], BPF_CORE_READ(lock, fl_start),
 		      BPF_CORE_READ(lock, fl_end));
@@ -278,12 +282,15 @@ int locks(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* Writes are listened to only by a daemon that sleeps: one that waits for checkpoints alone polls,
+ * and the application writes too often then to look each of them up. */
+
 /* Writes, best: the file system's own entry, when it has returned. */
 #define WRITE_ITER(function)                                                           \
 	SEC("fexit/" #function)                                                        \
 	int BPF_PROG(function, struct kiocb *iocb, struct iov_iter *from, long result) \
 	{                                                                              \
-		if (!words.arm || result <= 0)                                         \
+		if (!(words.arm & TAP_ARM_BEGIN) || result <= 0)                       \
 			return 0;                                                      \
 		return wrote((__u64)BPF_CORE_READ(iocb, ki_filp, f_inode), result);    \
 	}
@@ -301,7 +308,9 @@ WRITE_ITER(generic_file_write_iter)
 	SEC("raw_tracepoint/" #tracepoint)                                       \
 	int tracepoint(struct bpf_raw_tracepoint_args *ctx)                      \
 	{                                                                        \
-		return words.arm ? wrote(ctx->args[0], (__u32)ctx->args[3]) : 0; \
+		if (!(words.arm & TAP_ARM_BEGIN))                                \
+			return 0;                                                \
+		return wrote(ctx->args[0], (__u32)ctx->args[3]);                 \
 	}
 
 WRITE_END(ext4_da_write_end)
@@ -314,7 +323,7 @@ int xfs_file_buffered_write(struct bpf_raw_tracepoint_args *ctx)
 	struct iov_iter *from = (void *)ctx->args[1];
 	struct kiocb *iocb = (void *)ctx->args[0];
 
-	if (!words.arm)
+	if (!(words.arm & TAP_ARM_BEGIN))
 		return 0;
 	return wrote((__u64)BPF_CORE_READ(iocb, ki_filp, f_inode), BPF_CORE_READ(from, count));
 }

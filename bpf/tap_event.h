@@ -15,7 +15,7 @@
 /* What wakes. Every event first disarms, so an armed tap costs the application one wakeup.
  * The end of what began before the arming wakes too: such a transaction is else not heard of. */
 #define TAP_ARM_BEGIN	   1u /* byte 120 locked exclusively (or unlocked); a write to a watched WAL */
-#define TAP_ARM_CHECKPOINT 2u /* byte 121 locked exclusively (or unlocked) */
+#define TAP_ARM_CHECKPOINT 2u /* byte 121 locked exclusively (or unlocked); writes are not heard */
 
 /* Byte of the -wal that we lock and unlock, to show its inode to the program. SQLite locks no
  * byte of that file; this one spells "walwire" in ASCII. */

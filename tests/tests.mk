@@ -26,10 +26,11 @@ $(eval $(call unit,test_capture,daemon/capture/capture.o daemon/wal/conn.o daemo
 	shm/segment.o daemon/base/loop.o daemon/base/slots.o,-luring -lsqlite3 -lxxhash -lnuma))
 $(eval $(call unit,test_seed,daemon/ship/seed.o daemon/wal/conn.o daemon/wal/wal_index.o \
 	daemon/wire/batch.o daemon/base/worker.o,-lsqlite3 -lxxhash -lpthread))
-$(eval $(call unit,test_applier,daemon/apply/applier.o daemon/apply/copy.o daemon/apply/positions.o \
+$(eval $(call unit,test_applier,daemon/apply/applier.o daemon/apply/applier_batch.o \
+	daemon/apply/applier_table.o daemon/apply/applier_upkeep.o daemon/apply/copy.o daemon/apply/positions.o \
 	daemon/wal/wal_writer.o daemon/wal/conn.o daemon/wal/wal_index.o daemon/wal/wal.o \
 	daemon/wire/feed.o daemon/wire/batch.o shm/ring.o shm/segment.o daemon/base/loop.o \
-	daemon/base/slots.o daemon/base/worker.o,-luring -lsqlite3 -lxxhash -lnuma -lpthread))
+	daemon/base/slots.o daemon/base/page_table.o daemon/base/worker.o,-luring -lsqlite3 -lxxhash -lnuma -lpthread))
 $(eval $(call unit,test_link,daemon/apply/link.o daemon/wire/feed.o daemon/wire/batch.o \
 	daemon/wire/message.o daemon/wire/socket.o shm/ring.o shm/segment.o daemon/base/loop.o,-luring \
 	-lxxhash -lnuma))

@@ -43,7 +43,7 @@ struct tap_counts { /* since tap_open() */
 	uint64_t events;
 	uint64_t dropped; /* ring buffer full */
 	uint64_t missed;  /* programs the kernel did not run, another being at work on that CPU */
-	uint64_t wal_writes; /* the application's, while armed; a few may go uncounted */
+	uint64_t wal_writes; /* the application's, while armed for a begin; some go uncounted */
 	uint64_t wal_bytes;
 };
 

@@ -336,11 +336,13 @@ static void take_acks(struct sender *s)
 			sender_close(s);
 			return;
 		}
+		s->ack_ns = s->server->loop->now_ns;
+		/* What was applied before this connection says nothing of now. */
+		if (s->acked && a.applied != s->ack.applied && s->feed->own_clock &&
+		    a.applied_time_ns && a.applied_time_ns <= s->ack_ns)
+			s->delay_ns = s->ack_ns - a.applied_time_ns;
 		s->ack = a;
 		s->acked = true;
-		s->ack_ns = s->server->loop->now_ns;
-		if (a.applied_time_ns && s->feed->own_clock && a.applied_time_ns <= s->ack_ns)
-			s->delay_ns = s->ack_ns - a.applied_time_ns;
 		while (a.applied != STATUS_UNKNOWN && s->mark_count &&
 		       s->mark[s->mark_first].txid <= a.applied) {
 			s->applied_pos = s->mark[s->mark_first].pos;

@@ -264,11 +264,11 @@ class Stage:
                                           *map(str, args)], self.subdir(name + ".state"), port,
                              prefix=prefix))
 
-    def replica(self, source, name="replica", args=(), data_dir=None, listen=True, prefix=(),
-                program=WALWIRE):
+    def replica(self, source, name="replica", args=(), data_dir=None, listen=True, port=None,
+                prefix=(), program=WALWIRE):
         """source is a Node or HOST:PORT."""
         data_dir = data_dir or self.subdir(name)
-        port = self.port() if listen else None
+        port = port or (self.port() if listen else None)
         more = ["--listen", f"127.0.0.1:{port}"] if listen else []
         return self.add(Node(self, name, [program, "replica", getattr(source, "addr", source), data_dir,
                                           *more, *map(str, args)], self.subdir(name + ".state"), port,
@@ -306,6 +306,18 @@ class Stage:
         until(f"{name} has {db} open", lambda: os.path.exists(ready) or not k.alive())
         need(k.alive(), f"{name}: {k.stderr()}")
         return k
+
+    def stutter(self, nodes, writers, seconds):
+        """While the writers work, nodes are stopped for moments: what happens then has to wait for
+        them somewhere safe. At most `seconds`."""
+        end = time.monotonic() + seconds * SLOWER
+        while any(w.alive() for w in writers) and time.monotonic() < end:
+            node = self.rng.choice(nodes)
+            need(node.alive(), f"{node.name} ended with {node.popen.poll()}: {node.stderr()[-400:]}")
+            node.signal(signal.SIGSTOP)
+            time.sleep(self.rng.choice((0.01, 0.1, 0.4)))
+            node.signal(signal.SIGCONT)
+            time.sleep(self.rng.uniform(0, 0.3))
 
     # -- the end of a scenario --
 

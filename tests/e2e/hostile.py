@@ -17,7 +17,8 @@ def python_writer(stage, db, name="py", **options):
 @scenario(240)
 def hostile(stage):
     """Writers in C and Python with two versions of SQLite mix everything an application may do, while
-    readers on the primary and on two replicas judge every state they see."""
+    readers on the primary and on two replicas judge every state they see; daemons are stopped for
+    moments in between."""
     db = stage.create(page_size=stage.rng.choice((512, 4096, 4096, 65536)),
                       auto_vacuum=stage.rng.randrange(3))
     stage.keeper(db)  # with it open, SQLite 3.40's bug with savepoints stays harmless (6.3)
@@ -34,6 +35,7 @@ def hostile(stage):
         for node in (a, b):
             node.wait_streaming(db)
         readers.append(stage.spawn("on-a-new", ["/usr/bin/python3", py.argv[1], a.path(db), "--read"]))
+    stage.stutter([p, p, a, b], writers, seconds)
     results = [w.finish(seconds + 60) for w in writers]
     stage.converge(db, [p, a, b])
     seen = [r.stop() for r in readers]

@@ -103,10 +103,8 @@ static bool passes(struct reader *r, sqlite3 *db, int rc, uint64_t since_us, con
 			r->busy_us_max = us;
 		return false;
 	}
-	if (rc)
-		violation(r, db, rc, rc == STATE_NONE ? "the tables are gone" : "error");
-	if (s->why[0])
-		violation(r, db, 0, s->why);
+	if (rc || s->why[0])
+		violation(r, db, 0, rc == STATE_NONE ? "the tables are gone" : s->why);
 	return true;
 }
 

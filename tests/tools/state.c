@@ -247,8 +247,9 @@ int state_check(sqlite3 *db, bool deep, struct state *ret_s)
 		rc = check_ddl(db, &s);
 	if (!rc && !s.why[0] && deep)
 		rc = check_blobs_deep(db, &s);
-	if (!rc)
-		*ret_s = s;
+	if (rc)
+		disagree(&s, "%s (%d)", sqlite3_errmsg(db), sqlite3_extended_errcode(db));
+	*ret_s = s;
 	return rc;
 }
 

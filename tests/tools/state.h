@@ -38,7 +38,7 @@ struct state {
 
 /* Judge the state that this connection's open read transaction sees. `deep` reads every blob and
  * recomputes its CRC. SQLITE_OK: *ret_s is filled, ret_s->why is empty if all agrees;
- * STATE_NONE: the tables do not exist; otherwise SQLite's error. */
+ * STATE_NONE: the tables do not exist; otherwise SQLite's error, with its sentence in why. */
 #define STATE_NONE (-1)
 int state_check(sqlite3 *db, bool deep, struct state *ret_s);
 
