@@ -23,10 +23,9 @@ uint32_t ring_batch_bytes(const struct ring *r, uint64_t pos)
 	return le32toh(bytes);
 }
 
-/* The position of the slowest attached reader, or `published` when there is none. */
-static uint64_t needed_from(const struct ring *r, uint64_t published)
+uint64_t ring_slowest(const struct ring *r)
 {
-	uint64_t least = published;
+	uint64_t least = atomic_load_explicit(&r->shared->published, memory_order_relaxed);
 
 	for (int i = 0; i < RING_READERS_MAX; i++) {
 		if (!r->reader[i].attached)
@@ -48,7 +47,7 @@ uint64_t ring_claim(struct ring *r, uint64_t want)
 
 	assert(want <= size);
 	if (published + want - oldest > size) {
-		uint64_t keep = needed_from(r, published);
+		uint64_t keep = ring_slowest(r);
 
 		while (oldest < keep && published + want - oldest > size)
 			oldest += ring_batch_bytes(r, oldest);

@@ -86,6 +86,9 @@ static inline void ring_publish(struct ring *r, uint64_t end)
 int ring_attach(struct ring *r, uint64_t pos);
 void ring_detach(struct ring *r, int reader);
 
+/* Where the slowest attached reader stands; `published` when there is none. Producer's thread. */
+uint64_t ring_slowest(const struct ring *r);
+
 /* Reader: everything before `pos` may be overwritten. */
 static inline void ring_release(struct ring *r, int reader, uint64_t pos)
 {

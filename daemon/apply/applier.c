@@ -28,12 +28,16 @@ void applier_trouble(struct applier *a, int err)
 {
 	a->retry_ns = a->loop->now_ns + RETRY_MS * MS;
 	snprintf(a->problem, sizeof(a->problem), "cannot write '%s': %s; %sit goes on by itself",
-		 a->feed->path, strerror(-err), err == -ENOSPC ? "make room, " : "");
+		 a->feed->path, strerror(-err),
+		 err == -ENOSPC ? "make room, " :
+		 err == -EEXIST ? "move it away, " :
+				  "");
 }
 
 void applier_save(struct applier *a)
 {
 	slots_write(&a->slots, &a->record);
+	a->record_unsynced = true;
 }
 
 /* The WAL is about to begin a life without frames: the state stays. */
@@ -64,10 +68,14 @@ static int identify(struct applier *a, bool rebooted, char *why, size_t why_byte
 
 	a->known = true;
 	if (positions_find(&a->positions, h, &a->applied) == 0) {
+		/* Noted once more, so that the last note is what the file shows: later ones may be
+		 * of commits that never got into it. */
+		positions_note(&a->positions, a->applied, h->salt, h->mx_frame, h->frame_checksum);
 		table_catch_up(a);
 		return 0;
 	}
-	if (h->mx_frame == 0 && a->record.pristine) {
+	if (h->mx_frame == 0 && a->record.pristine &&
+	    (!a->table.at || page_table_trust(&a->table) != PAGE_TABLE_CLEAN || table_agrees(a))) {
 		a->applied = (struct position){a->record.timeline, a->record.txid, a->record.chain};
 		return 0;
 	}
@@ -85,6 +93,15 @@ static int identify(struct applier *a, bool rebooted, char *why, size_t why_byte
 		 "away to have it copied again",
 		 a->feed->path);
 	return -EEXIST;
+}
+
+uint32_t applier_db_pages(struct applier *a)
+{
+	uint32_t pages = a->writer.wal_fd >= 0 ? a->writer.header.db_pages : 0;
+
+	if (a->writer.wal_fd >= 0 && pages == 0)
+		conn_file_pages(&a->writer.conn, a->record.page_bytes, &pages);
+	return pages;
 }
 
 static int open_live(struct applier *a, char *why, size_t why_bytes)
@@ -126,9 +143,7 @@ static int open_live(struct applier *a, char *why, size_t why_bytes)
 	a->mode = APPLIER_LIVE;
 	if (a->known) {
 		feed->at = a->applied;
-		feed->db_pages = a->writer.header.db_pages;
-		if (feed->db_pages == 0)
-			conn_file_pages(&a->writer.conn, a->record.page_bytes, &feed->db_pages);
+		feed->db_pages = applier_db_pages(a);
 		a->chain = a->applied.chain;
 		feed->open = true;
 	}
@@ -273,6 +288,8 @@ unsigned int applier_do_work(struct applier *a)
 		return 0;
 	a->problem[0] = 0;
 	upkeep_renew(a);
+	if (a->problem[0])
+		return 0;
 	a->feed->passes++;
 	while (work < BATCHES_PER_STEP && !a->hold && a->pos < ring_published(&a->feed->ring)) {
 		/* Checked when it was received. */
@@ -300,8 +317,7 @@ void applier_unlink(struct applier *a)
 		a->mode = APPLIER_LIVE;
 		a->feed->open = a->known;
 	} else if (a->mode == APPLIER_LIVE) {
-		wal_writer_rollback(&a->writer);
-		a->chain = a->applied.chain;
+		apply_rollback(a);
 	}
 }
 

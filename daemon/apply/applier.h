@@ -14,7 +14,7 @@
  * whether the file still is what we applied last or was written to.
  *
  * Checkpoints and syncs are the worker's. They never hold up applying, except when the WAL has
- * passed HOLD_FRAMES: then commits wait in the ring while the rest is backfilled, so that the
+ * passed HOLD_BYTES: then commits wait in the ring while the rest is backfilled, so that the
  * WAL can begin a new life; not when a reader's snapshot is what keeps it from that. */
 #ifndef WALWIRE_APPLIER_H
 #define WALWIRE_APPLIER_H
@@ -27,8 +27,8 @@
 #include "daemon/wal/wal_writer.h"
 #include "daemon/wire/feed.h"
 
-#define CHECKPOINT_FRAMES 1000u
-#define HOLD_BYTES	  (32u << 20) /* of WAL */
+#define CHECKPOINT_BYTES  (16u << 20) /* of WAL since the last one: each costs several fsyncs */
+#define HOLD_BYTES	  (48u << 20) /* of WAL */
 #define HOLD_AGAIN_MS	  1000 /* after a hold that did not help */
 #define SYNC_IDLE_MS	  1000 /* quiet for so long: what was applied is synced */
 #define RETRY_MS	  1000 /* after a failed write */
@@ -49,7 +49,7 @@ struct checkpoint_job {
 	struct job job;
 	struct applier *applier;
 	struct conn conn;
-	bool backfill, sync_copy; /* asked for */
+	bool backfill, sync_copy, sync_record; /* asked for */
 	uint64_t txid;
 	int err;
 	uint32_t frames, backfilled;
@@ -64,6 +64,7 @@ struct applier {
 	char record_path[DB_PATH_MAX + 16];
 	struct slots slots;
 	struct applier_record record;
+	bool record_unsynced;
 	struct positions positions;
 	struct page_table table; /* at NULL: there is none yet */
 	char table_path[DB_PATH_MAX + 300];
@@ -101,6 +102,9 @@ int applier_expect_seed(struct applier *a, const uint8_t db_id[16], uint32_t pag
 
 /* The link was lost: what is still in the ring counts only as far as whole commits go. */
 void applier_unlink(struct applier *a);
+
+/* Size of the database as it can be read now, in pages; 0: there is none. */
+uint32_t applier_db_pages(struct applier *a);
 
 /* The sum of all pages' hashes; STATUS_UNKNOWN. */
 uint64_t applier_fingerprint(const struct applier *a);

@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "daemon/apply/applier_parts.h"
 
@@ -29,13 +30,14 @@ static int seed_begin_batch(struct applier *a, const struct batch_header *h)
 	return err;
 }
 
-static int finish_copy(struct applier *a, const struct batch_header *h)
+/* The whole copy is in its file: let it become the replica. */
+static int show_copy(struct applier *a, const struct batch_header *h)
 {
-	char why[256];
-	int err;
-
-	/* A killed attempt may have left these; the new file must not meet them. */
+	/* What a killed attempt left beside the file; the new one must not meet it. */
+	if (access(a->feed->path, F_OK) == 0)
+		return -EEXIST;
 	applier_remove_file(a);
+	table_complete(a, h->db_pages);
 	a->record.live = 1;
 	a->record.pristine = 1;
 	a->record.synced = 0;
@@ -45,17 +47,31 @@ static int finish_copy(struct applier *a, const struct batch_header *h)
 	applier_boot(a->record.boot);
 	positions_clear(&a->positions);
 	applier_save(a);
-	err = copy_finish(&a->copy, a->seed_path, a->feed->path, h->db_pages);
-	if (err)
+	return copy_finish(&a->copy, a->seed_path, a->feed->path, h->db_pages);
+}
+
+/* Each part can fail for want of space and is then tried again. */
+static int finish_copy(struct applier *a, const struct batch_header *h)
+{
+	char why[256];
+	int err = a->copy.fd >= 0 ? show_copy(a, h) : 0;
+
+	if (err) {
+		a->record.live = 0;
+		applier_save(a);
 		return err;
-	err = wal_writer_open(&a->writer, a->feed->path, a->record.page_bytes, why, sizeof(why));
-	if (!err) {
-		a->applied = (struct position){h->timeline, h->txid, h->chain};
-		a->known = true;
-		err = wal_writer_adopt(&a->writer, applier_note_new_life, a);
 	}
+	err = wal_writer_open(&a->writer, a->feed->path, a->record.page_bytes, why, sizeof(why));
 	if (err)
 		return err;
+	a->applied = (struct position){h->timeline, h->txid, h->chain};
+	a->known = true;
+	err = wal_writer_adopt(&a->writer, applier_note_new_life, a);
+	if (err) {
+		wal_writer_close(&a->writer);
+		a->known = false;
+		return err;
+	}
 	a->record.pristine = 0;
 	applier_save(a);
 	return 0;
@@ -127,6 +143,14 @@ static uint32_t known_frames(const struct applier *a, const uint8_t *batch,
 	return i;
 }
 
+void apply_rollback(struct applier *a)
+{
+	if (a->writer.appended != a->writer.header.mx_frame && a->table.at)
+		page_table_mark(&a->table, PAGE_TABLE_LOST); /* it has the parts' hashes */
+	wal_writer_rollback(&a->writer);
+	a->chain = a->applied.chain;
+}
+
 /* Append the batch's frames and publish its commits one by one. */
 static int apply_live(struct applier *a, const uint8_t *batch, const struct batch_header *h)
 {
@@ -136,10 +160,12 @@ static int apply_live(struct applier *a, const uint8_t *batch, const struct batc
 	const uint8_t *frames = batch_frame(batch, skip, page_bytes);
 	uint32_t n = h->frames - skip, first;
 	uint64_t chain = h->chain_before, txid = a->applied.txid;
+	uint64_t noted = a->positions.sequence;
 	int err;
 
-	if (h->chain_before == a->applied.chain && h->txid - h->commits == a->applied.txid)
-		wal_writer_rollback(&a->writer); /* the commit begins anew */
+	/* Not where we are, parts included: the source has begun the commit anew. */
+	if (h->chain_before != a->chain)
+		apply_rollback(a);
 	for (uint32_t i = 0; i < h->frames; i++) {
 		const uint8_t *frame = batch_frame(batch, i, page_bytes);
 
@@ -156,8 +182,11 @@ static int apply_live(struct applier *a, const uint8_t *batch, const struct batc
 			note(a, (struct position){h->timeline, ++txid, chains[i]},
 			     a->writer.header.salt, first + i, sums[i]);
 	err = wal_writer_append(&a->writer, frames, n);
-	if (err)
+	if (err) {
+		/* The next try notes them again, in the same places. */
+		a->positions.sequence = noted;
 		return err;
+	}
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t db_pages = frame_db_pages(batch_frame(batch, skip + i, page_bytes));
 

@@ -19,6 +19,7 @@ void applier_remove_file(struct applier *a);
 /* applier_batch.c: 0 or -errno; after an error the same batch can be applied again. */
 int apply_seed(struct applier *a, const uint8_t *batch, const struct batch_header *h);
 int apply_commit(struct applier *a, const uint8_t *batch, const struct batch_header *h);
+void apply_rollback(struct applier *a); /* drop the parts of a commit that is not whole */
 
 /* applier_table.c */
 void table_open(struct applier *a, uint32_t page_bytes);

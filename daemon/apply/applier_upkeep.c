@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -7,6 +8,25 @@
 
 #define MS 1000000ull
 
+/* Let the directory that holds `path` reach the disk. */
+static int sync_dir(const char *path)
+{
+	char dir[DB_PATH_MAX];
+	char *slash;
+	int fd, err = 0;
+
+	snprintf(dir, sizeof(dir), "%s", path);
+	slash = strrchr(dir, '/');
+	slash[slash == dir] = 0;
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (fsync(fd) < 0)
+		err = -errno;
+	close(fd);
+	return err;
+}
+
 static void checkpoint_run(struct job *job)
 {
 	struct checkpoint_job *c = (struct checkpoint_job *)job;
@@ -14,20 +34,25 @@ static void checkpoint_run(struct job *job)
 	char why[256];
 
 	c->err = 0;
-	if (!c->conn.db && conn_open(&c->conn, a->feed->path, why, sizeof(why))) {
+	c->frames = c->backfilled = 0;
+	if (!c->conn.db && conn_open(&c->conn, a->feed->path, CONN_BUSY_MS, why, sizeof(why))) {
 		c->err = -EIO;
 		return;
 	}
 	if (c->sync_copy)
 		c->err = conn_sync_file(&c->conn);
-	if (!c->err && fdatasync(a->writer.wal_fd) < 0)
-		c->err = -errno;
+	if (c->sync_copy && !c->err)
+		c->err = sync_dir(a->feed->path); /* the names of the copy and of its -wal */
 	if (!c->err)
 		c->err = positions_sync(&a->positions);
-	if (!c->err)
+	if (!c->err && c->sync_record)
 		c->err = slots_sync(&a->slots);
+	/* A checkpoint that copies anything syncs the WAL before. */
 	if (!c->err && c->backfill)
 		c->err = conn_checkpoint(&c->conn, &c->frames, &c->backfilled);
+	if ((!c->err || c->err == -EBUSY) && (!c->backfill || c->backfilled < c->frames) &&
+	    fdatasync(a->writer.wal_fd) < 0)
+		c->err = -errno;
 }
 
 static void checkpoint_done(struct job *job)
@@ -64,6 +89,8 @@ static void ask_checkpoint(struct applier *a, bool backfill)
 
 	c->backfill = backfill;
 	c->sync_copy = !a->record.synced;
+	c->sync_record = a->record_unsynced;
+	a->record_unsynced = false;
 	c->txid = a->applied.txid;
 	if (backfill)
 		a->checkpointed = a->writer.header.mx_frame;
@@ -74,6 +101,7 @@ void upkeep_ask(struct applier *a)
 {
 	uint64_t now = a->loop->now_ns;
 	uint32_t frames = a->writer.header.mx_frame;
+	uint64_t fresh = (uint64_t)(frames - a->checkpointed) * batch_frame_bytes(a->record.page_bytes);
 
 	if (a->mode != APPLIER_LIVE || !a->known || a->checkpoint.job.out || now < a->retry_ns)
 		return;
@@ -82,7 +110,7 @@ void upkeep_ask(struct applier *a)
 		a->hold = false;
 		a->hold_again_ns = now + HOLD_AGAIN_MS * MS;
 	}
-	if (frames >= a->checkpointed + CHECKPOINT_FRAMES) {
+	if (fresh >= CHECKPOINT_BYTES) {
 		a->hold = wal_writer_bytes(&a->writer) > HOLD_BYTES && now >= a->hold_again_ns;
 		ask_checkpoint(a, true);
 	} else if (a->durable != a->applied.txid &&

@@ -61,9 +61,12 @@ int copy_pages(struct copy *c, const uint8_t *frames, uint32_t n)
 
 int copy_finish(struct copy *c, const char *seed_path, const char *path, uint32_t db_pages)
 {
-	if (ftruncate(c->fd, (off_t)((uint64_t)db_pages * c->page_bytes)) < 0 ||
-	    rename(seed_path, path) < 0)
+	if (ftruncate(c->fd, (off_t)((uint64_t)db_pages * c->page_bytes)) < 0)
 		return -errno;
+	/* Never over a file that somebody has put there meanwhile. Not all file systems can say so. */
+	if (renameat2(AT_FDCWD, seed_path, AT_FDCWD, path, RENAME_NOREPLACE) < 0 &&
+	    (errno != EINVAL || access(path, F_OK) == 0 || rename(seed_path, path) < 0))
+		return errno == EINVAL ? -EEXIST : -errno;
 	close(c->fd);
 	c->fd = -1;
 	return 0;

@@ -18,7 +18,7 @@ struct copy {
 int copy_begin(struct copy *c, const char *seed_path, uint32_t page_bytes);
 /* Put the pages of `n` frames (layout of batch.h) where they belong. 0 or -errno. */
 int copy_pages(struct copy *c, const uint8_t *frames, uint32_t n);
-/* Cut to size, keep the file open for syncing by the caller, and show it as `path`. */
+/* Cut to size and show it as `path`, which must not exist. 0; -EEXIST; -errno: try again. */
 int copy_finish(struct copy *c, const char *seed_path, const char *path, uint32_t db_pages);
 void copy_abort(struct copy *c, const char *seed_path);
 

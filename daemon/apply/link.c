@@ -133,7 +133,11 @@ static void take_answer(struct link *l)
 	}
 	if (err) {
 		counter_add(l->feed->counters, COUNTER_bad_messages, 1);
-		refuse(l, "the peer is no walwire; check the address and port");
+		/* Where walwire has answered before, this is damage, and passes. */
+		if (l->ever_streamed)
+			close_link(l, "the source's answer was damaged");
+		else
+			refuse(l, "the peer is no walwire; check the address and port");
 		return;
 	}
 	switch (h.what) {
@@ -166,7 +170,6 @@ static void take_answer(struct link *l)
 stream:
 	l->unparsed = 0;
 	l->ack_sent = false;
-	l->retry_ms = LINK_RETRY_MS_MIN;
 	l->source_txid = h.at.txid;
 	l->sentence[0] = 0;
 	enter(l, LINK_STREAM);
@@ -222,7 +225,8 @@ static bool accept_batch(struct link *l, const uint8_t *batch, const struct batc
 	if (!l->seeding)
 		return false;
 	if (h->flags & BATCH_SEED_END) {
-		if (h->txid != l->at.txid || h->chain != l->at.chain || h->db_pages == 0)
+		if (h->txid != l->at.txid || h->chain != l->at.chain || h->db_pages == 0 ||
+		    h->chain_before != l->seed_chain || l->seed_chain == 0)
 			return false;
 		l->seeding = false;
 		return true;
@@ -271,6 +275,8 @@ static unsigned int parse(struct link *l)
 		if (h.txid > l->source_txid)
 			l->source_txid = h.txid;
 		feed_publish(l->feed, &h);
+		l->retry_ms = LINK_RETRY_MS_MIN;
+		l->ever_streamed = true;
 		work++;
 	}
 	return work;
@@ -319,7 +325,7 @@ static void want_bytes(struct link *l)
 			}
 			return;
 		}
-		l->feed->blocked_ns = 0;
+		feed_moves(l->feed);
 		sqe = loop_sqe(l->loop, &l->recv);
 		io_uring_prep_recv(sqe, l->fd, ring_at(ring, ring_published(ring) + l->unparsed),
 				   room - l->unparsed, 0);
@@ -372,7 +378,7 @@ static void settle(struct link *l)
 		applier_unlink(l->applier);
 		l->known = l->applier->known;
 		l->at = l->applier->applied;
-		feed_break(l->feed, l->at, l->feed->db_pages);
+		feed_break(l->feed, l->at, applier_db_pages(l->applier));
 	}
 	l->chain = l->at.chain;
 }

@@ -53,6 +53,7 @@ struct link {
 	bool seeding;
 	uint64_t seed_chain;
 
+	bool ever_streamed;
 	uint64_t source_txid; /* from its heartbeats and batches */
 	uint64_t lag_ns;      /* as the source measured it */
 

@@ -69,6 +69,10 @@ int page_table_open(struct page_table *t, const char *path, uint32_t page_bytes)
 		memset(t->at, 0, t->mapped);
 		*h = (struct head){TABLE_MAGIC, TABLE_VERSION, page_bytes, 0, PAGE_TABLE_LOST, 0};
 	}
+	/* A kill may have come between an entry and the sum. */
+	h->sum = 0;
+	for (uint32_t p = 0; p < h->pages; p++)
+		h->sum += hashes(t)[p];
 	return 0;
 }
 

@@ -52,7 +52,7 @@ int slots_open(struct slots *s, const char *path, size_t record_bytes, uint8_t i
 	s->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (s->fd < 0)
 		return -errno;
-	if (fstat(s->fd, &st) < 0 || (st.st_size == 0 && ftruncate(s->fd, FILE_BYTES) < 0)) {
+	if (fstat(s->fd, &st) < 0) {
 		err = -errno;
 		goto undo_fd;
 	}
@@ -60,6 +60,10 @@ int slots_open(struct slots *s, const char *path, size_t record_bytes, uint8_t i
 		err = -EPROTO;
 		goto undo_fd;
 	}
+	/* Allocated, not a hole: a full disk must not become a SIGBUS later. */
+	err = -posix_fallocate(s->fd, 0, FILE_BYTES);
+	if (err)
+		goto undo_fd;
 	s->at = mmap(NULL, FILE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, s->fd, 0);
 	if (s->at == MAP_FAILED) {
 		err = -errno;

@@ -11,6 +11,8 @@
 
 #include "daemon/wal/wal.h"
 
+#define ATTACH_TRIES 50 /* of 1 ms, for a pin while every slot is being changed */
+
 static void read_done(struct loop_op *op, int res, uint32_t flags);
 
 /* A chain that no other history has. */
@@ -60,6 +62,7 @@ static void break_history(struct capture *c, const struct wal_index_header *h)
 	r->base_chain = r->chain;
 	c->proving = false;
 	c->change_known = false;
+	c->last_known = false;
 	save(c);
 	feed_break(c->feed, record_position(r), r->db_pages);
 }
@@ -70,6 +73,9 @@ static bool can_prove(const struct capture *c, const struct wal_index_header *h,
 {
 	const struct capture_record *r = &c->record;
 
+	/* An index that never saw a WAL header names no life of the WAL. */
+	if (!r->salt[0] && !r->salt[1])
+		return false;
 	if (memcmp(r->salt, h->salt, sizeof(r->salt)) || h->mx_frame < r->frame)
 		return false;
 	/* Frames before the base are not compared. They can only have changed when the machine
@@ -105,8 +111,8 @@ static void begin_history(struct capture *c, const struct wal_index_header *h)
 	r->txid = r->base_txid;
 	r->chain = r->base_chain;
 	c->proving = c->proof.frame > r->frame;
-	c->feed->at = record_position(r);
-	c->feed->db_pages = c->proof.db_pages;
+	/* The ring fills anew: what an earlier attachment left there does not count. */
+	feed_break(c->feed, record_position(r), c->proof.db_pages);
 }
 
 /* The published header, by way of recovery if it stays unreadable. 0; -EAGAIN; -EPROTO. */
@@ -115,12 +121,14 @@ static int stable_header(struct capture *c, struct wal_index_header *ret_h)
 	int err = wal_index_read(c->conn.index, ret_h);
 
 	if (!err) {
-		c->unreadable = 0;
+		c->unreadable_ns = 0;
 		return 0;
 	}
 	counter_add(c->feed->counters, COUNTER_header_retries, 1);
-	if (err == -EAGAIN && ++c->unreadable >= CAPTURE_HEADER_TRIES) {
-		c->unreadable = 0;
+	if (c->unreadable_ns == 0)
+		c->unreadable_ns = c->loop->now_ns;
+	if (err == -EAGAIN && c->loop->now_ns - c->unreadable_ns > CAPTURE_UNREADABLE_NS) {
+		c->unreadable_ns = 0;
 		counter_add(c->feed->counters, COUNTER_recoveries, 1);
 		conn_recover(&c->side);
 	}
@@ -137,7 +145,7 @@ static int attach(struct capture *c)
 		err = conn_exec(&c->side, "BEGIN; SELECT count(*) FROM sqlite_schema");
 		if (!err)
 			err = pin_take(&c->pin);
-		if (!err || tries == 1000)
+		if (!err || tries == ATTACH_TRIES)
 			break;
 		conn_exec(&c->side, "ROLLBACK");
 		usleep(1000);
@@ -197,7 +205,7 @@ static enum conn_problem explain_errno(int err, const char *path, char *why, siz
 }
 
 enum conn_problem capture_open(struct capture *c, struct feed *feed, struct loop *loop,
-			       const char *record_path, char *why, size_t why_bytes)
+			       const char *record_path, int busy_ms, char *why, size_t why_bytes)
 {
 	char wal_path[DB_PATH_MAX + 8];
 	enum conn_problem problem;
@@ -211,10 +219,10 @@ enum conn_problem capture_open(struct capture *c, struct feed *feed, struct loop
 	problem = conn_look(feed->path, why, why_bytes);
 	if (problem)
 		return problem;
-	problem = conn_open(&c->conn, feed->path, why, why_bytes);
+	problem = conn_open(&c->conn, feed->path, busy_ms, why, why_bytes);
 	if (problem)
 		return problem;
-	problem = conn_open(&c->side, feed->path, why, why_bytes);
+	problem = conn_open(&c->side, feed->path, busy_ms, why, why_bytes);
 	if (problem)
 		goto undo_conn;
 	snprintf(wal_path, sizeof(wal_path), "%s-wal", feed->path);
@@ -358,6 +366,8 @@ static void finish_batch(struct capture *c)
 	       h.bytes - BATCH_HEADER_BYTES - frames * batch_frame_bytes(c->page_bytes));
 	batch_header_put(batch, &h);
 
+	memcpy(c->last_head, batch_frame(batch, frames - 1, c->page_bytes), FRAME_HEADER_BYTES);
+	c->last_known = true;
 	r->frame += frames;
 	r->chain = h.chain;
 	r->txid = h.txid;
@@ -460,6 +470,19 @@ static bool new_life(const struct capture *c, const struct wal_index_header *h)
 	return memcmp(h->salt, c->record.salt, sizeof(h->salt)) != 0;
 }
 
+/* Does the frame we read last still stand there? If a recovery dropped frames that we have
+ * shipped and others took their place, it does not: then nothing may follow it. */
+static bool last_frame_stands(struct capture *c)
+{
+	uint8_t head[FRAME_HEADER_BYTES];
+
+	if (!c->last_known || c->record.frame == 0)
+		return true;
+	return pread(c->wal_fd, head, sizeof(head),
+		     (off_t)wal_frame_offset(c->record.frame, c->page_bytes)) == sizeof(head) &&
+	       memcmp(head, c->last_head, sizeof(head)) == 0;
+}
+
 /* PINNED, and nothing is being read: go on towards h. The work done. */
 static unsigned int follow(struct capture *c, const struct wal_index_header *h)
 {
@@ -476,8 +499,12 @@ static unsigned int follow(struct capture *c, const struct wal_index_header *h)
 	}
 	c->header = *h;
 	if (!new_life(c, h) && r->frame < h->mx_frame) {
+		if (!last_frame_stands(c)) {
+			break_history(c, h);
+			return 1;
+		}
 		if (start_read(c, h->mx_frame)) {
-			c->feed->blocked_ns = 0;
+			feed_moves(c->feed);
 			return 1;
 		}
 		if (!c->feed->blocked_ns) {
@@ -486,7 +513,7 @@ static unsigned int follow(struct capture *c, const struct wal_index_header *h)
 		}
 		return 0;
 	}
-	c->feed->blocked_ns = 0;
+	feed_moves(c->feed);
 	c->feed->passes++;
 	if ((!new_life(c, h) && r->frame > h->mx_frame) ||
 	    (!continuous(c, h) && h->mx_frame && !still_the_same(c))) {

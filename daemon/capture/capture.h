@@ -24,7 +24,7 @@
 #include "daemon/wal/pin.h"
 #include "daemon/wire/feed.h"
 
-#define CAPTURE_HEADER_TRIES 64 /* unreadable this often in a row: let SQLite rebuild it */
+#define CAPTURE_UNREADABLE_NS 50000000ull /* so long unreadable: let SQLite rebuild it */
 
 struct capture_record {
 	uint32_t timeline;
@@ -52,7 +52,7 @@ struct capture {
 	bool durable; /* sync the WAL before anything is published; set after opening */
 
 	struct wal_index_header header; /* as last acted upon */
-	unsigned int unreadable;	/* times in a row */
+	uint64_t unreadable_ns;	/* since when it cannot be read; 0: it can */
 
 	struct loop_op read; /* one read, or the sync that follows it, at a time */
 	uint64_t read_at;    /* where its batch begins in the ring */
@@ -61,13 +61,16 @@ struct capture {
 	uint64_t read_time_ns;
 	bool syncing;
 	int failed; /* -errno: the WAL could not be read; capture rests */
+	uint8_t last_head[FRAME_HEADER_BYTES]; /* of the frame read last, */
+	bool last_known;		       /* if there is one */
 	uint32_t commits_since, change_since;
 	bool change_known;
 };
 
-/* `why` holds one sentence when it fails. `record_path` is the state file; feed->db_id is set. */
+/* `why` holds one sentence when it fails. `record_path` is the state file; feed->db_id is set.
+ * A lock that stands in the way is waited for, busy_ms at most. */
 enum conn_problem capture_open(struct capture *c, struct feed *feed, struct loop *loop,
-			       const char *record_path, char *why, size_t why_bytes);
+			       const char *record_path, int busy_ms, char *why, size_t why_bytes);
 
 /* One step. The work done; 0: nothing to do now. */
 unsigned int capture_do_work(struct capture *c);

@@ -87,7 +87,8 @@ static bool open_already(struct primary *p, int i, char *why, size_t why_bytes)
 	return false;
 }
 
-static enum conn_problem attach(struct primary *p, int i, char *why, size_t why_bytes)
+static enum conn_problem attach(struct primary *p, int i, int busy_ms, char *why,
+				size_t why_bytes)
 {
 	struct primary_db *d = p->db[i];
 	enum conn_problem problem;
@@ -97,7 +98,8 @@ static enum conn_problem attach(struct primary *p, int i, char *why, size_t why_
 		return CONN_FAILED;
 	learning = tap_learn_begin(p->tap, (unsigned int)i) == 0;
 
-	problem = capture_open(&d->capture, &d->feed, &p->node.loop, d->record_path, why, why_bytes);
+	problem = capture_open(&d->capture, &d->feed, &p->node.loop, d->record_path, busy_ms, why,
+			       why_bytes);
 	if (learning)
 		tap_learn_end(p->tap);
 	if (problem)
@@ -134,7 +136,8 @@ static void try_attach(struct primary *p, int i)
 	if (p->node.loop.now_ns < d->look_ns || server_uses(&p->server, &d->feed))
 		return;
 	d->look_ns = p->node.loop.now_ns + ATTACH_RETRY_MS * MS;
-	if (attach(p, i, why, sizeof(why)) == CONN_OK) {
+	/* Others are being served: do not wait for locks. */
+	if (attach(p, i, 0, why, sizeof(why)) == CONN_OK) {
 		log_info("attached to '%s'", d->feed.path);
 		return;
 	}
@@ -388,7 +391,7 @@ static bool attach_first(struct primary *p)
 	char why[512];
 
 	for (int i = 0; i < p->count; i++) {
-		enum conn_problem problem = attach(p, i, why, sizeof(why));
+		enum conn_problem problem = attach(p, i, CONN_BUSY_MS, why, sizeof(why));
 
 		if (fatal(problem)) {
 			log_line("%s", why);

@@ -174,7 +174,7 @@ static int open_source(struct seed *s)
 {
 	char wal_path[DB_PATH_MAX + 8];
 
-	if (conn_open(&s->conn, s->feed->path, s->why, sizeof(s->why)))
+	if (conn_open(&s->conn, s->feed->path, CONN_BUSY_MS, s->why, sizeof(s->why)))
 		return -EIO;
 	snprintf(wal_path, sizeof(wal_path), "%s-wal", s->feed->path);
 	s->wal_fd = open(wal_path, O_RDONLY | O_CLOEXEC);

@@ -152,7 +152,7 @@ static void send_small(struct sender *s, uint64_t bytes)
 
 /* Send a batch header without frames: a mark of the seed, or a heartbeat. */
 static void send_header(struct sender *s, uint8_t kind, uint8_t flags, struct position at,
-			uint32_t db_pages)
+			uint64_t chain_before, uint32_t db_pages)
 {
 	struct batch_header h = {
 		.bytes = BATCH_HEADER_BYTES,
@@ -161,7 +161,7 @@ static void send_header(struct sender *s, uint8_t kind, uint8_t flags, struct po
 		.flags = flags,
 		.txid = at.txid,
 		.chain = at.chain,
-		.chain_before = at.chain,
+		.chain_before = chain_before,
 		.timeline = at.timeline,
 		.db_pages = db_pages,
 		.time_ns = s->feed->own_clock ? s->server->loop->now_ns : 0,
@@ -194,6 +194,11 @@ static bool send_range(struct sender *s, uint64_t limit)
 		int err = batch_header_get(ring_at(ring, end), &h);
 
 		assert(!err);
+		/* Our own source seeds us anew: nothing of that fits into the seed we send. */
+		if (s->state == SENDER_SEEDING && h.kind == BATCH_SEED) {
+			sender_close(s);
+			return false;
+		}
 		if (end > begin && end + h.bytes - begin > SEND_BYTES_MAX)
 			break;
 		if (!time_ns)
@@ -283,6 +288,12 @@ static void answer_follow(struct sender *s, const struct hello *h)
 		s->sent_pos = s->applied_pos = pos;
 		s->sent = h->at;
 		answer(s, VERDICT_CONTINUE, "");
+		return;
+	}
+	/* A replica that is ahead of the replica it follows has commits that are nowhere else, maybe:
+	 * it waits until this node has caught up. */
+	if (knows_us && h->at.txid > feed->at.txid && !feed->own_clock) {
+		answer(s, VERDICT_LATER, "this node is behind the replica");
 		return;
 	}
 	for (int i = 0; i < SEEDS_MAX && !s->seed; i++)
@@ -414,6 +425,7 @@ static unsigned int seed_chunk_step(struct sender *s)
 		s->out = seed_chunk(seed);
 		s->out_bytes = seed->h.bytes;
 		submit_send(s, 0);
+		s->heartbeat_ns = s->server->loop->now_ns;
 	}
 	if (!s->seed_last && s->sent_pos == s->feed->visible_pos)
 		ask_chunk(s);
@@ -426,8 +438,7 @@ static unsigned int seed_step(struct sender *s)
 
 	switch (s->step) {
 	case SEED_MARK_BEGIN:
-		if (feed->commit_pos != ring_published(&feed->ring) ||
-		    feed->visible_pos < feed->commit_pos)
+		if (feed->visible_pos < feed->commit_pos)
 			return 0;
 		s->reader = ring_attach(&feed->ring, feed->commit_pos);
 		if (s->reader < 0) {
@@ -439,7 +450,7 @@ static unsigned int seed_step(struct sender *s)
 		s->sent = feed->at;
 		s->sent_db_pages = feed->db_pages;
 		s->sent_partial = false;
-		send_header(s, BATCH_SEED, BATCH_SEED_BEGIN, s->sent, s->sent_db_pages);
+		send_header(s, BATCH_SEED, BATCH_SEED_BEGIN, s->sent, 0, s->sent_db_pages);
 		ask_chunk(s);
 		return 1;
 	case SEED_WAIT:
@@ -458,7 +469,8 @@ static unsigned int seed_step(struct sender *s)
 			s->seed_target = feed->at.txid;
 		}
 		if (s->seed_target_known && !s->sent_partial && s->sent.txid >= s->seed_target) {
-			send_header(s, BATCH_SEED, BATCH_SEED_END, s->sent, s->sent_db_pages);
+			send_header(s, BATCH_SEED, BATCH_SEED_END, s->sent, s->seed->chain,
+				    s->sent_db_pages);
 			seed_end(s->seed);
 			s->seed = NULL;
 			enter(s, SENDER_STREAMING);
@@ -481,14 +493,11 @@ static uint64_t lag_ns(const struct sender *s)
 	return s->feed->own_clock ? s->server->loop->now_ns - s->feed->time_ns : STATUS_UNKNOWN;
 }
 
-static unsigned int stream_step(struct sender *s)
+/* When nothing else has gone out for a while. */
+static unsigned int heartbeat(struct sender *s)
 {
 	uint64_t now = s->server->loop->now_ns;
 
-	if (send_range(s, ring_published(&s->feed->ring))) {
-		s->heartbeat_ns = now;
-		return 1;
-	}
 	if (now - s->heartbeat_ns < HEARTBEAT_MS * MS)
 		return 0;
 	s->heartbeat_ns = now;
@@ -496,8 +505,17 @@ static unsigned int stream_step(struct sender *s)
 	struct position at = {s->feed->at.timeline, s->feed->at.txid,
 			      lag == 0 && s->delay_ns ? s->delay_ns : lag};
 
-	send_header(s, BATCH_HEARTBEAT, 0, at, s->feed->db_pages);
+	send_header(s, BATCH_HEARTBEAT, 0, at, 0, s->feed->db_pages);
 	return 1;
+}
+
+static unsigned int stream_step(struct sender *s)
+{
+	if (send_range(s, ring_published(&s->feed->ring))) {
+		s->heartbeat_ns = s->server->loop->now_ns;
+		return 1;
+	}
+	return heartbeat(s);
 }
 
 static unsigned int closing_step(struct sender *s)
@@ -507,8 +525,6 @@ static unsigned int closing_step(struct sender *s)
 	for (unsigned int i = 0; i < SEND_ZC_PENDING_MAX; i++)
 		if (s->send[i].op.busy)
 			return 0;
-	if (s->reader >= 0)
-		ring_detach(&s->feed->ring, s->reader);
 	if (s->seed)
 		seed_end(s->seed);
 	close(s->fd);
@@ -518,18 +534,26 @@ static unsigned int closing_step(struct sender *s)
 }
 
 /* Does the producer wait for this sender, and has it stood still for too long? */
-static bool stalls(const struct sender *s)
+static bool stalls(struct sender *s)
 {
-	uint64_t now = s->server->loop->now_ns;
+	uint64_t now = s->server->loop->now_ns, half, released;
 
-	if (!s->feed || s->reader < 0 || !s->feed->blocked_ns)
+	if (!s->feed || s->reader < 0)
 		return false;
-	if (now - s->feed->blocked_ns < READER_STALL_MS * MS ||
-	    now - s->released_ns < READER_STALL_MS * MS)
+	half = s->feed->ring.shared->size / 2;
+	released = atomic_load_explicit(&s->feed->ring.reader[s->reader].released,
+					memory_order_relaxed);
+	if (!s->feed->blocked_ns || ring_published(&s->feed->ring) - released < half) {
+		s->window_ns = 0;
 		return false;
-	return atomic_load_explicit(&s->feed->ring.reader[s->reader].released,
-				    memory_order_relaxed) <
-	       ring_published(&s->feed->ring) - s->feed->ring.shared->size / 4;
+	}
+	if (s->window_ns == 0 || released - s->window_pos >= half) {
+		s->window_ns = now;
+		s->window_pos = released;
+	}
+	return now - s->window_ns > READER_WINDOW_MS * MS ||
+	       (now - s->window_ns > READER_STALL_MS * MS &&
+		now - s->released_ns > READER_STALL_MS * MS);
 }
 
 unsigned int sender_do_work(struct sender *s)
@@ -565,8 +589,11 @@ unsigned int sender_do_work(struct sender *s)
 			sender_close(s);
 		s->heartbeat_ns = now;
 		return 1;
-	case SENDER_SEEDING:
-		return seed_step(s);
+	case SENDER_SEEDING: {
+		unsigned int work = seed_step(s);
+
+		return work || s->sending || s->state != SENDER_SEEDING ? work : heartbeat(s);
+	}
 	case SENDER_STREAMING:
 		return stream_step(s);
 	default:
@@ -592,9 +619,18 @@ void sender_start(struct sender *s, struct server *server, int fd, const char *a
 
 void sender_close(struct sender *s)
 {
+	/* Not after an answer: that is to arrive. */
+	struct linger abort_now = {.l_onoff = s->state >= SENDER_SEEDING, .l_linger = 0};
+
 	if (s->state == SENDER_CLOSING || s->state == SENDER_FREE)
 		return;
+	/* The producer waits for us no longer. What the kernel still sends may be overwritten now; it
+	 * goes to a connection that is being ended, and a hash would give it away. */
+	if (s->reader >= 0)
+		ring_detach(&s->feed->ring, s->reader);
+	s->reader = -1;
 	/* Ends sends and receives that are under way; their completions come. */
+	setsockopt(s->fd, SOL_SOCKET, SO_LINGER, &abort_now, sizeof(abort_now));
 	shutdown(s->fd, SHUT_RDWR);
 	loop_cancel(s->server->loop, &s->recv);
 	for (unsigned int i = 0; i < SEND_ZC_PENDING_MAX; i++)

@@ -16,6 +16,7 @@
 
 #define SMALL_BYTES  (HELLO_BYTES + DATABASES_MAX * WIRE_NAME_BYTES)
 #define LISTEN_QUEUE 128
+#define ACCEPT_AGAIN_NS 100000000ull
 
 static void want_peer(struct server *s)
 {
@@ -39,9 +40,11 @@ static void accepted(struct loop_op *op, int res, uint32_t flags)
 			close(res);
 		return;
 	}
-	want_peer(s);
-	if (res < 0)
+	if (res < 0) {
+		s->accept_again_ns = s->loop->now_ns + ACCEPT_AGAIN_NS;
 		return;
+	}
+	want_peer(s);
 	for (int i = 0; i < SENDERS_MAX && !free_sender; i++)
 		if (s->sender[i].state == SENDER_FREE)
 			free_sender = &s->sender[i];
@@ -128,6 +131,8 @@ unsigned int server_do_work(struct server *s)
 {
 	unsigned int work = 0;
 
+	if (!s->accept.busy && !s->stopping && s->loop->now_ns >= s->accept_again_ns)
+		want_peer(s);
 	for (int i = 0; i < s->top; i++)
 		if (s->sender[i].state != SENDER_FREE)
 			work += sender_do_work(&s->sender[i]);

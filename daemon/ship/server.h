@@ -8,9 +8,10 @@
  *   STREAMING  batches straight from the ring
  *   CLOSING    operations under way are awaited, then the socket is closed
  *
- * A sender holds the ring's bytes from `released` on. If the producer waits for space and the
- * slowest sender has released nothing for READER_STALL_MS, that sender is cut loose: its replica
- * comes back through the ring if that still reaches, else by a seed. */
+ * A sender holds the ring's bytes from `released` on. While the producer lacks space, a sender that
+ * is more than half a ring behind is cut loose when it has released nothing for READER_STALL_MS,
+ * or less than half a ring in READER_WINDOW_MS: its replica comes back through the ring if that
+ * still reaches, else by a seed. */
 #ifndef WALWIRE_SERVER_H
 #define WALWIRE_SERVER_H
 
@@ -23,6 +24,7 @@
 #define SENDERS_MAX	    64
 #define SEEDS_MAX	    4	      /* full copies at the same time; more wait their turn */
 #define READER_STALL_MS	    500	      /* see above */
+#define READER_WINDOW_MS    2000
 #define HEARTBEAT_MS	    1000
 #define SEND_BYTES_MAX	    (1u << 20)
 #define SEND_ZC_BYTES_MIN   (32u << 10) /* below, copying is cheaper than the notification */
@@ -86,6 +88,7 @@ struct sender {
 	unsigned int mark_first, mark_count;
 	uint64_t applied_pos; /* ring position that the peer's acks have reached */
 	uint64_t released_ns;
+	uint64_t window_ns, window_pos; /* when and where the present window began; 0: none */
 	uint64_t heartbeat_ns;
 
 	/* seeding */
@@ -104,6 +107,7 @@ struct server {
 	int feeds_count;
 	int listen_fd;
 	struct loop_op accept;
+	uint64_t accept_again_ns; /* after a failure, for want of descriptors say */
 	bool zc; /* the kernel can */
 	bool stopping;
 	struct counters *counters; /* of messages that belong to no database */

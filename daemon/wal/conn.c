@@ -106,7 +106,8 @@ static int is_wal(struct conn *c, bool *ret_wal)
 	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
 
-enum conn_problem conn_open(struct conn *c, const char *path, char *why, size_t why_bytes)
+enum conn_problem conn_open(struct conn *c, const char *path, int busy_ms, char *why,
+			    size_t why_bytes)
 {
 	enum conn_problem problem;
 	volatile void *index = NULL;
@@ -124,7 +125,7 @@ enum conn_problem conn_open(struct conn *c, const char *path, char *why, size_t 
 	}
 	sqlite3_extended_result_codes(c->db, 1);
 	sqlite3_db_config(c->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
-	sqlite3_busy_timeout(c->db, 500);
+	sqlite3_busy_timeout(c->db, busy_ms);
 	rc = sqlite3_exec(c->db, "PRAGMA wal_autocheckpoint=0; SELECT count(*) FROM sqlite_schema",
 			  NULL, NULL, NULL);
 	if (rc == SQLITE_OK)

@@ -39,8 +39,12 @@ enum conn_problem {
  * us). For use before any connection to `path` is open in this process: C1. */
 enum conn_problem conn_look(const char *path, char *why, size_t why_bytes);
 
-/* Open, check the journal mode, read once. On a problem `why` holds a sentence with its remedy. */
-enum conn_problem conn_open(struct conn *c, const char *path, char *why, size_t why_bytes);
+#define CONN_BUSY_MS 500
+
+/* Open, check the journal mode, read once; locks are waited for busy_ms at most, now and later.
+ * On a problem `why` holds a sentence with its remedy. */
+enum conn_problem conn_open(struct conn *c, const char *path, int busy_ms, char *why,
+			    size_t why_bytes);
 void conn_close(struct conn *c);
 
 /* Run one statement for its effect (a read, a checkpoint, a pragma). 0; -EBUSY; -EIO. */

@@ -139,7 +139,7 @@ int wal_writer_open(struct wal_writer *w, const char *path, uint32_t page_bytes,
 	w->page_bytes = page_bytes;
 	w->region_nr = UINT32_MAX;
 	w->wal_fd = -1;
-	if (conn_open(&w->conn, path, why, why_bytes))
+	if (conn_open(&w->conn, path, CONN_BUSY_MS, why, why_bytes))
 		return -EIO;
 	snprintf(wal_path, sizeof(wal_path), "%s-wal", path);
 	w->wal_fd = open(wal_path, O_RDWR | O_CLOEXEC);

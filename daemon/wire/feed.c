@@ -68,6 +68,13 @@ void feed_break(struct feed *f, struct position at, uint32_t db_pages)
 	f->broken++;
 }
 
+void feed_moves(struct feed *f)
+{
+	if (f->blocked_ns &&
+	    ring_published(&f->ring) - ring_slowest(&f->ring) < f->ring.shared->size / 2)
+		f->blocked_ns = 0;
+}
+
 /* The chain after commit number `nth` (1-based) of the batch. */
 static uint64_t chain_within(const uint8_t *batch, const struct batch_header *h, uint64_t nth)
 {

@@ -30,7 +30,7 @@ struct feed {
 	uint32_t page_bytes; /* 0: not known yet */
 	bool open;	     /* replicas can be served */
 	bool own_clock;	     /* times in batches are this host's */
-	uint64_t blocked_ns; /* since when the producer waits for space; 0: it does not */
+	uint64_t blocked_ns; /* since when the producer lacks space; 0: it does not */
 
 	struct position at;   /* after the last whole commit in the ring */
 	uint32_t db_pages;    /* size of the database there */
@@ -55,6 +55,9 @@ void feed_publish(struct feed *f, const struct batch_header *h);
 
 /* Producer: a new history begins at `at`; what is in the ring no longer counts. */
 void feed_break(struct feed *f, struct position at, uint32_t db_pages);
+
+/* Producer: it got on. `blocked_ns` is cleared when the slowest reader is within half a ring. */
+void feed_moves(struct feed *f);
 
 /* Find where a peer at `at` goes on: the ring position of the batch that holds the next commit
  * (its first commits may be known to the peer already). 0; -ESTALE when the ring does not reach

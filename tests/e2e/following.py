@@ -19,10 +19,10 @@ def basic(stage):
             " INSERT INTO t SELECT i, hex(randomblob(20)) FROM k;")
     app = stage.keeper(db)
     p = stage.primary(db).wait_attached(db)
-    port = stage.port()
-    b = stage.replica(f"127.0.0.1:{port}", "b")  # before its source is there
-    a = stage.replica(p, "a", port=port).wait_streaming(db)
-    b.wait_streaming(db, timeout=4)
+    a = stage.replica(p, "a")
+    b = stage.replica(a, "b")
+    a.wait_streaming(db)
+    b.wait_streaming(db)
     for i in range(300):
         app.popen.stdin.write(
             f"INSERT INTO t(v) VALUES(hex(randomblob({i})));"
@@ -53,6 +53,23 @@ def basic(stage):
     for node in (b, a, p):
         node.stop()
     identical([db, a.path(db), b.path(db)])
+
+
+@scenario(60)
+def early(stage):
+    """Replicas started before their sources have anything follow within seconds of its appearance."""
+    db, port = stage.path("app.db"), stage.port()
+    a = stage.replica(f"127.0.0.1:{port}", "a")
+    b = stage.replica(a, "b")
+    time.sleep(0.5)
+    p = stage.primary(db, port=port)
+    time.sleep(0.5)
+    stage.create()
+    p.wait_attached(db, timeout=4)
+    a.wait_streaming(db, timeout=4)
+    b.wait_streaming(db, timeout=4)
+    stage.writer(db, commits=50).finish()
+    stage.finish(db, [p, a, b], keep=False)
 
 
 def read_tail(tail):

@@ -1,5 +1,5 @@
 """hostile.py - several writers doing everything at once, and kill -9 for all."""
-import signal
+import os
 import time
 
 from common import SLOWER, apsw_missing, env_number, need, read_n, scenario, until
@@ -47,6 +47,39 @@ def hostile(stage):
     stage.finish(db, [p, a, b])
 
 
+@scenario(240)
+def seed(stage):
+    """A large database is copied to a replica and on to a second one while writers change it all over;
+    both daemons are killed and stopped in the middle of it."""
+    db = stage.create(page_size=stage.rng.choice((512, 4096, 4096)), auto_vacuum=stage.rng.randrange(3))
+    stage.keeper(db)
+    stage.writer(db, "fill", commits=1, modes="big=1", big_mb=200, max_mb=1 << 20).finish()
+    size = os.path.getsize(db)
+    p = stage.primary(db).wait_attached(db)
+    writers = [stage.writer(db, f"w{i}", max_mb=400, modes="all=5,small=500,medium=200,vacuum=0") for i in range(2)]
+    a = stage.replica(p, "a")
+    b = stage.replica(a, "b")
+    readers = [stage.reader(x.path(db), f"on-{x.name}", integrity_every=0) for x in (a, b)]
+    for victim in (a, p, a, p, b, a):
+        time.sleep(stage.rng.uniform(0.05, 0.6) * SLOWER)
+        if stage.rng.random() < 0.3:
+            stage.stutter([a, p, b], writers, 0.5)
+        victim.kill9()
+        victim.start()
+    began = time.monotonic()
+    a.wait_streaming(db, timeout=60)
+    b.wait_streaming(db, timeout=60)
+    took = time.monotonic() - began
+    time.sleep(2)
+    for w in writers:
+        w.stop(60)
+    stage.converge(db, [p, a, b])
+    for r in readers:
+        need(r.stop()["states"] > 0, f"{r.name} saw nothing")
+    stage.note(f"{size >> 20} MB, both there {took:.1f} s after the last kill, n={read_n(db)}")
+    stage.finish(db, [p, a, b])
+
+
 @scenario(3600)
 def kills(stage):
     """kill -9 of writers, primary and replicas, by seed, at least 200 times, everything restarted at
@@ -67,26 +100,32 @@ def kills(stage):
         node.wait_streaming(db)
     readers = [stage.reader(db, "on-primary"), stage.reader(a.path(db), "on-a", hold=3),
                stage.reader(b.path(db), "on-b", every_us=300)]
-    done = {}
-    for i in range(count):
+    done, i, checked = {}, 0, 0
+    while i < count:
         time.sleep(stage.rng.uniform(0.2, 1.0) * SLOWER)
         target = stage.rng.choice(writers if stage.rng.random() < 0.4 else nodes)
-        if target in writers:
-            target.argv[target.argv.index("--seed") + 1] = str(stage.number())
+        targets = [target]
+        if stage.rng.random() < 0.25:  # two at the same moment
+            targets.append(stage.rng.choice([x for x in writers + nodes if x is not target]))
         for x in readers:
             need(x.alive(), f"after {i} kills: {x.name}: {x.stderr().strip()}")
         for x in writers + nodes:
             need(x.alive(), f"after {i} kills {x.name} ended by itself with {x.popen.poll()}: "
                             f"{x.stderr().strip()[-400:]}")
-        target.kill9()
-        done[target.name] = done.get(target.name, 0) + 1
+        for x in targets:
+            x.kill9()
+            done[x.name] = done.get(x.name, 0) + 1
         if stage.rng.random() < 0.3:
             time.sleep(stage.rng.uniform(0, 0.4))
-        target.start()
-        if i % 20 == 19:  # no progress is a failure too, however correct it is
-            n = read_n(db)
+        for x in targets:
+            if x in writers:
+                x.argv[x.argv.index("--seed") + 1] = str(stage.number())
+            x.start()
+        i += len(targets)
+        if i - checked >= 20:  # no progress is a failure too, however correct it is
+            n, checked = read_n(db), i
             for node in nodes[1:]:
-                until(lambda: f"after {i + 1} kills {node.name} is at n={read_n(node.path(db))}, "
+                until(lambda: f"after {i} kills {node.name} is at n={read_n(node.path(db))}, "
                               f"the primary was at {n}; {node.explain(db)}",
                       lambda: (read_n(node.path(db)) or 0) >= (n or 0), 60)
     for w in writers:
@@ -95,6 +134,6 @@ def kills(stage):
     seen = [r.stop() for r in readers]
     need(all(s["states"] > count / 4 for s in seen), f"too few states seen: {seen}")
     seeds = [n.counter(db, "seeds") for n in nodes]
-    stage.note(f"{count} kills ({', '.join(f'{k} {v}' for k, v in sorted(done.items()))}), n={read_n(db)}, "
+    stage.note(f"{i} kills ({', '.join(f'{k} {v}' for k, v in sorted(done.items()))}), n={read_n(db)}, "
                f"states seen {[s['states'] for s in seen]}, full copies since the last restarts {seeds}")
     stage.finish(db, nodes)
