@@ -56,7 +56,7 @@ check: deps
 	$(Q)tests/run_all
 
 demo: deps
-	$(Q)$(MAKE) --no-print-directory all tests
+	$(Q)$(MAKE) --no-print-directory all
 	$(Q)tests/demo
 
 PREFIX ?= /usr/local

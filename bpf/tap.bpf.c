@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /* tap.bpf.c - says "look here" when an application touches a watched database.
  *
  * Two hooks: locks (posix_lock_inode: every lock step of SQLite passes it) and writes (the file

@@ -94,6 +94,8 @@ MAYBE uint32_t make_mark(struct maker *m, uint8_t *to, uint8_t flags)
 
 	if (flags & BATCH_SEED_BEGIN)
 		m->seed_chain = 0;
+	if (flags & BATCH_SEED_END)
+		h.chain_before = m->seed_chain;
 	make_finish(m, to, &h);
 	return h.bytes;
 }

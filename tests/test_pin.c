@@ -17,7 +17,7 @@ static const char *place_open(struct place *p)
 	memset(p, 0, sizeof(*p));
 	cli_open(&p->app, path);
 	cli_ask(&p->app, "PRAGMA journal_mode=WAL; CREATE TABLE t(a, b); INSERT INTO t VALUES(1, 1);");
-	EXPECT(conn_open(&p->conn, path, why, sizeof(why)) == CONN_OK);
+	EXPECT(conn_open(&p->conn, path, CONN_BUSY_MS, why, sizeof(why)) == CONN_OK);
 	pin_init(&p->pin, &p->conn);
 	return NULL;
 }
@@ -359,7 +359,7 @@ static const char *test_busy(void)
 	char why[256];
 
 	CALL(place_open(&p));
-	EXPECT(conn_open(&other, in_scratch("app.db"), why, sizeof(why)) == CONN_OK);
+	EXPECT(conn_open(&other, in_scratch("app.db"), CONN_BUSY_MS, why, sizeof(why)) == CONN_OK);
 	EXPECT(conn_lock_exclusive(&other, WAL_LOCK_READ(1), 4) == 0);
 	EXPECT(pin_take(&p.pin) == -EBUSY && p.pin.state == PIN_NONE);
 	conn_unlock_exclusive(&other, WAL_LOCK_READ(1), 4);

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -76,6 +77,15 @@ MAYBE void rnd_fill(void *to, size_t bytes)
 /* ---- a directory for each test ---- */
 
 static char scratch[64];
+
+/* In memory where there is room: then a test costs no disk and waits for none. */
+MAYBE const char *scratch_root(void)
+{
+	struct statvfs v;
+
+	return statvfs("/dev/shm", &v) == 0 && v.f_bavail * v.f_bsize > 1ull << 30 &&
+			       access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+}
 
 /* A path in it; the last eight stay valid. */
 MAYBE const char *in_scratch(const char *name)
@@ -145,24 +155,47 @@ MAYBE int open_descriptors(void)
 
 static int failed;
 
+#define LIMIT_S 120 /* a test that takes longer hangs */
+
+/* Each test has a process of its own: what a failed one leaves behind (threads, locks, children)
+ * harms no other, a crash is a failure like any, and SQLite, which does not survive a fork, is never
+ * used in the parent. */
 MAYBE void run(const char *name, const char *(*test)(void))
 {
 	const char *seed = getenv("WALWIRE_SEED"), *why;
-	int before = open_descriptors();
+	int before = open_descriptors(), status = 0;
+	pid_t pid;
 
-	rnd_seed = rnd_state = seed ? strtoull(seed, NULL, 10) :
-				      ((uint64_t)getpid() << 20) ^ (uint64_t)before;
-	strcpy(scratch, "/tmp/walwire-test-XXXXXX");
-	why = mkdtemp(scratch) ? test() : "no directory in /tmp";
-	if (!why && open_descriptors() != before)
-		why = "a descriptor is left open";
-	if (why)
-		printf("FAIL %s: %s (WALWIRE_SEED=%llu)\n", name, why,
-		       (unsigned long long)rnd_seed);
-	else
-		printf("ok %s\n", name);
+	snprintf(scratch, sizeof(scratch), "%s/walwire-test-XXXXXX", scratch_root());
+	if (!mkdtemp(scratch))
+		abort();
 	fflush(stdout);
-	failed |= why != NULL;
+	pid = fork();
+	if (pid == 0) {
+		alarm(LIMIT_S);
+		rnd_seed = rnd_state = seed ? strtoull(seed, NULL, 10) : (uint64_t)getpid();
+		why = test();
+		if (!why && open_descriptors() != before)
+			why = "a descriptor is left open";
+		if (why)
+			printf("FAIL %s: %s (WALWIRE_SEED=%llu)\n", name, why,
+			       (unsigned long long)rnd_seed);
+		else
+			printf("ok %s\n", name);
+		fflush(stdout);
+		if (why)
+			_exit(1);
+		exit(0); /* leaks are looked for here */
+	}
+	waitpid(pid, &status, 0);
+	if (WIFSIGNALED(status))
+		printf("FAIL %s: %s (WALWIRE_SEED=%d)\n", name,
+		       WTERMSIG(status) == SIGALRM ? "it hangs" : "it crashed", (int)pid);
+	else if (WEXITSTATUS(status) > 1)
+		printf("FAIL %s: exit code %d (WALWIRE_SEED=%d)\n", name, WEXITSTATUS(status),
+		       (int)pid);
+	failed |= status != 0;
+	fflush(stdout);
 	shell("rm -rf '%s'", scratch);
 }
 
@@ -369,11 +402,15 @@ MAYBE bool image_load(struct image *m, const char *path, uint32_t page_bytes)
 	return true;
 }
 
+MAYBE bool image_is(const struct image *m, const struct image *o)
+{
+	return m->pages == o->pages && !memcmp(m->bytes, o->bytes, (size_t)m->pages * m->page_bytes);
+}
+
 MAYBE bool image_is_file(const struct image *m, const char *path)
 {
 	struct image file;
-	bool same = image_load(&file, path, m->page_bytes) && file.pages == m->pages &&
-		    !memcmp(file.bytes, m->bytes, (size_t)m->pages * m->page_bytes);
+	bool same = image_load(&file, path, m->page_bytes) && image_is(m, &file);
 
 	if (!same) {
 		fprintf(stderr, "'%s' has %u pages, %u were expected\n", path, file.pages,

@@ -35,8 +35,9 @@ $(eval $(call unit,test_link,daemon/apply/link.o daemon/wire/feed.o daemon/wire/
 	daemon/wire/message.o daemon/wire/socket.o shm/ring.o shm/segment.o daemon/base/loop.o,-luring \
 	-lxxhash -lnuma))
 $(eval $(call unit,test_positions,daemon/apply/positions.o,-lxxhash))
-$(eval $(call unit,test_copy,daemon/apply/copy.o,))
+$(eval $(call unit,test_copy,daemon/apply/copy.o daemon/wire/batch.o,-lxxhash))
 $(eval $(call unit,test_slots,daemon/base/slots.o,-lxxhash))
+$(eval $(call unit,test_page_table,daemon/base/page_table.o,))
 $(eval $(call unit,test_worker,daemon/base/worker.o,-lpthread))
 $(eval $(call unit,test_pace,daemon/base/pace.o,))
 $(eval $(call unit,test_tap,daemon/capture/tap.o,-lbpf -lsqlite3))

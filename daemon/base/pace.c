@@ -78,6 +78,11 @@ enum pace_state pace_decide(struct pace *p, uint64_t now_ns)
 	return p->state;
 }
 
+uint64_t pace_nap_ns(const struct pace *p, uint64_t now_ns)
+{
+	return now_ns - p->last_ns < PACE_QUIET_NS ? PACE_NAP_NS : PACE_NAP_QUIET_NS;
+}
+
 int pace_parse(const char *word, enum pace_mode *ret_mode)
 {
 	for (int i = 0; i < 3; i++) {

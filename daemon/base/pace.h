@@ -16,6 +16,8 @@
 #include <stdint.h>
 
 #define PACE_NAP_NS	   250000ull   /* while commits are dense */
+#define PACE_NAP_QUIET_NS  5000000ull  /* where nothing can wake us, after PACE_QUIET_NS */
+#define PACE_QUIET_NS	   1000000000ull
 #define PACE_GAP_DENSE_NS  150000ull   /* mean time between commits: below, nap */
 #define PACE_GAP_SPIN_NS   5000000ull  /* below, spin; above, sleep */
 #define PACE_SPIN_NS_MAX   10000000ull /* without a commit: the longest spin */
@@ -50,6 +52,9 @@ void pace_gated(struct pace *p);
 
 /* What to do now that there is no work. */
 enum pace_state pace_decide(struct pace *p, uint64_t now_ns);
+
+/* How long to nap now. */
+uint64_t pace_nap_ns(const struct pace *p, uint64_t now_ns);
 
 /* "spin", "adaptive", "sleep": 0 or -1. */
 int pace_parse(const char *word, enum pace_mode *ret_mode);

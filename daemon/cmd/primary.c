@@ -243,7 +243,7 @@ static void nap(struct primary *p)
 		{.fd = tap_fd(p->tap), .events = POLLIN},
 		{.fd = p->node.wake_fd, .events = POLLIN},
 	};
-	struct timespec ts = {.tv_nsec = PACE_NAP_NS};
+	struct timespec ts = {.tv_nsec = (long)pace_nap_ns(&p->pace, p->node.loop.now_ns)};
 
 	tap_arm(p->tap, TAP_ARM_CHECKPOINT);
 	ppoll(fds, 2, &ts, NULL);
@@ -474,8 +474,9 @@ static bool open_tap(struct primary *p, const char *word)
 	}
 	p->pace.tap = tap_wakes(p->tap);
 	if (why[0] && mode != TAP_MODE_OFF)
-		log_line("no eBPF (%s): commits are found by naps of %llu us alone", why,
-			 (unsigned long long)PACE_NAP_NS / 1000);
+		log_line("no eBPF: %s; commits are found by naps alone, of %llu us to %llu ms", why,
+			 (unsigned long long)PACE_NAP_NS / 1000,
+			 (unsigned long long)PACE_NAP_QUIET_NS / 1000000);
 	return true;
 }
 

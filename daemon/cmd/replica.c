@@ -144,7 +144,7 @@ static void listed(struct job *job)
 {
 	struct lister *l = (struct lister *)job;
 	struct replica *r = (struct replica *)((char *)l - offsetof(struct replica, lister));
-	uint64_t again = l->err ? LIST_RETRY_MS : LIST_AGAIN_MS;
+	uint64_t again = l->err || l->count == 0 ? LIST_RETRY_MS : LIST_AGAIN_MS;
 
 	r->list_ns = r->node.loop.now_ns + again * MS;
 	if (l->err) {

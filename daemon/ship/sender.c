@@ -70,6 +70,7 @@ static void notified(struct sender *s, int res)
 {
 	if (!((uint32_t)res & IORING_NOTIF_USAGE_ZC_COPIED)) {
 		s->zc_copied = 0;
+		s->zc_spared = true;
 		return;
 	}
 	counter_add(counters_of(s), COUNTER_sends_zc_copied, 1);
@@ -351,7 +352,7 @@ static void take_acks(struct sender *s)
 		/* What was applied before this connection says nothing of now. */
 		if (s->acked && a.applied != s->ack.applied && s->feed->own_clock &&
 		    a.applied_time_ns && a.applied_time_ns <= s->ack_ns)
-			s->delay_ns = s->ack_ns - a.applied_time_ns;
+			s->delay_ns = s->ack_ns - a.applied_time_ns + 1; /* never 0, which is unknown */
 		s->ack = a;
 		s->acked = true;
 		while (a.applied != STATUS_UNKNOWN && s->mark_count &&
@@ -493,7 +494,7 @@ static uint64_t lag_ns(const struct sender *s)
 	return s->feed->own_clock ? s->server->loop->now_ns - s->feed->time_ns : STATUS_UNKNOWN;
 }
 
-/* When nothing else has gone out for a while. */
+/* Once in a while: it tells the peer its lag, and that we are there. */
 static unsigned int heartbeat(struct sender *s)
 {
 	uint64_t now = s->server->loop->now_ns;
@@ -511,11 +512,7 @@ static unsigned int heartbeat(struct sender *s)
 
 static unsigned int stream_step(struct sender *s)
 {
-	if (send_range(s, ring_published(&s->feed->ring))) {
-		s->heartbeat_ns = s->server->loop->now_ns;
-		return 1;
-	}
-	return heartbeat(s);
+	return heartbeat(s) || send_range(s, ring_published(&s->feed->ring));
 }
 
 static unsigned int closing_step(struct sender *s)
@@ -656,5 +653,5 @@ void sender_status(const struct sender *s, struct peer_status *p)
 		       p->lag_commits == 0 ? 0 : ring_published(&s->feed->ring) - s->applied_pos;
 	p->lag_ns = lag_ns(s);
 	p->delay_ns = s->delay_ns ? s->delay_ns : STATUS_UNKNOWN;
-	p->zero_copy = s->zc;
+	p->zero_copy = s->zc && s->zc_spared;
 }

@@ -79,6 +79,7 @@ struct sender {
 	enum sender_what what;
 	bool zc;
 	unsigned int zc_copied;
+	bool zc_spared; /* a copy, once at least */
 	uint8_t *small; /* HELLO_BYTES + names: answer, heartbeat, marks */
 	struct position sent; /* after what was given to the kernel */
 	uint32_t sent_db_pages;

@@ -363,7 +363,11 @@ int wal_writer_restart(struct wal_writer *w, void (*about_to)(void *ctx, const u
 	if (getrandom(&salt[1], sizeof(salt[1]), 0) != sizeof(salt[1]))
 		salt[1] = w->header.salt[1] * 2654435761u + 1;
 	about_to(ctx, salt);
-	err = write_header(w, salt, sum);
+	/* A long reader has let it grow; nobody reads it now. */
+	if (wal_writer_bytes(w) > WAL_WRITER_KEEP_BYTES && ftruncate(w->wal_fd, 0) < 0)
+		err = -errno;
+	else
+		err = write_header(w, salt, sum);
 	if (err) {
 		done = err;
 		goto unlock_readers;

@@ -19,6 +19,7 @@
 #include "daemon/wal/wal.h"
 
 #define WAL_WRITER_IOVECS 512  /* frames in one pwritev */
+#define WAL_WRITER_KEEP_BYTES (64u << 20) /* a longer WAL is cut when it begins anew */
 #define WAL_WRITER_FRAMES 2048 /* in one append: more than any batch has */
 
 struct wal_writer {

@@ -156,9 +156,9 @@ class Proc:
 class Node(Proc):
     """A walwire daemon with its state directory."""
 
-    def __init__(self, stage, name, argv, state_dir, port=None, data_dir=None, prefix=()):
+    def __init__(self, stage, name, argv, state_dir, port=None, data_dir=None, prefix=(), env=None):
         self.state_dir, self.port, self.dir = state_dir, port, data_dir
-        super().__init__(stage, name, [*prefix, *argv, "--state-dir", state_dir])
+        super().__init__(stage, name, [*prefix, *argv, "--state-dir", state_dir], env=env)
 
     @property
     def addr(self):
@@ -258,21 +258,21 @@ class Stage:
     def spawn(self, name, argv, **options):
         return self.add(Proc(self, name, [str(a) for a in argv], **options))
 
-    def primary(self, *dbs, name="primary", args=(), prefix=(), port=None, program=WALWIRE):
+    def primary(self, *dbs, name="primary", args=(), port=None, prefix=(), program=WALWIRE, env=None):
         port = port or self.port()
         return self.add(Node(self, name, [program, "primary", *dbs, "--listen", f"127.0.0.1:{port}",
                                           *map(str, args)], self.subdir(name + ".state"), port,
-                             prefix=prefix))
+                             prefix=prefix, env=env))
 
     def replica(self, source, name="replica", args=(), data_dir=None, listen=True, port=None,
-                prefix=(), program=WALWIRE):
+                prefix=(), program=WALWIRE, env=None):
         """source is a Node or HOST:PORT."""
         data_dir = data_dir or self.subdir(name)
         port = port or (self.port() if listen else None)
         more = ["--listen", f"127.0.0.1:{port}"] if listen else []
         return self.add(Node(self, name, [program, "replica", getattr(source, "addr", source), data_dir,
                                           *more, *map(str, args)], self.subdir(name + ".state"), port,
-                             data_dir, prefix=prefix))
+                             data_dir, prefix=prefix, env=env))
 
     def tool(self, name, program, *args):
         return self.spawn(name, [os.path.join(TOOLS, program), *args])
@@ -485,6 +485,13 @@ def apsw_missing():
     """'' when the Python writer can run, else the reason why not."""
     r = run([os.path.join(ROOT, "tests", "tools", "pydeps")], timeout=150, check=False)
     return "" if r.returncode == 0 else r.stdout.strip() or "pydeps failed"
+
+
+def slow_disk(us):
+    """The environment of a daemon whose disk takes its time to sync; sanitizers bear no preloading."""
+    if SANITIZED:
+        return {}
+    return {"LD_PRELOAD": os.path.join(TOOLS, "slowsync.so"), "SLOWSYNC_US": str(us)}
 
 
 class Link:

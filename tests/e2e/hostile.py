@@ -2,7 +2,7 @@
 import os
 import time
 
-from common import SLOWER, apsw_missing, env_number, need, read_n, scenario, until
+from common import SLOWER, apsw_missing, env_number, need, read_n, scenario, slow_disk, until
 
 
 def python_writer(stage, db, name="py", **options):
@@ -78,6 +78,43 @@ def seed(stage):
         need(r.stop()["states"] > 0, f"{r.name} saw nothing")
     stage.note(f"{size >> 20} MB, both there {took:.1f} s after the last kill, n={read_n(db)}")
     stage.finish(db, [p, a, b])
+
+
+@scenario(300)
+def kill_storm(stage):
+    """Three replicas under readers, one of them killed every 50 ms; then the primary every 200 ms, while
+    writers make the WAL begin anew all the time. Two replicas have slow disks."""
+    db = stage.create()
+    ring = ["--ring-bytes", "8M"]
+    p = stage.primary(db, args=ring).wait_attached(db)
+    replicas = [stage.replica(p, f"r{i}", listen=False, args=ring, env=slow_disk((3000, 20000, 0)[i]))
+                .wait_streaming(db) for i in range(3)]
+    readers = [stage.reader(db, "on-primary", every_us=20000)] + \
+              [stage.reader(r.path(db), f"on-{r.name}", every_us=20000, integrity_every=0) for r in replicas]
+    writers = [stage.writer(db, f"w{i}", modes="small=200,medium=20,big=1,rollback=1,checkpoint=3", big_mb=2,
+                            autocheckpoint=(10, 200)[i]) for i in range(2)]
+
+    def storm(victims, every, seconds):
+        kills, end = 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(stage.rng.uniform(0, 2 * every) * SLOWER)
+            for x in readers + writers + [p] + replicas:
+                need(x.alive(), f"after {kills} kills {x.name} ended by itself with {x.popen.poll()}: "
+                                f"{x.stderr().strip()[-400:]}")
+            victim = stage.rng.choice(victims)
+            victim.kill9()
+            victim.start()
+            kills += 1
+        return kills
+
+    counts = [storm(replicas, 0.05, 15), storm([p], 0.2, 15)]
+    for w in writers:
+        w.stop(60)
+    stage.converge(db, [p] + replicas)
+    for r in readers:
+        r.stop()
+    stage.note(f"{counts[0]} kills of replicas, {counts[1]} of the primary, n={read_n(db)}")
+    stage.finish(db, [p] + replicas)
 
 
 @scenario(3600)

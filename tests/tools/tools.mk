@@ -13,3 +13,9 @@ $(eval $(call tool,writer,writer_acts))
 $(eval $(call tool,reader,))
 $(eval $(call tool,fdchurn,))
 -include $(B)/tests/tools/state.d $(B)/tests/tools/writer_acts.d
+
+TEST_TOOLS += $(B)/tests/tools/slowsync.so
+$(B)/tests/tools/slowsync.so: tests/tools/slowsync.c
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(filter-out -fsanitize=%,$(CFLAGS)) -fPIC -shared -o $@ $<
