@@ -63,7 +63,7 @@ static int make_file(struct segment *s, unsigned int flags)
 {
 	int err;
 
-	s->fd = memfd_create("walwire", MFD_CLOEXEC | flags);
+	s->fd = memfd_create("walwire", MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
 	if (s->fd < 0)
 		return -errno;
 	if (ftruncate(s->fd, (off_t)(s->header_bytes + s->ring_bytes)) < 0) {
@@ -139,6 +139,9 @@ int segment_create(struct segment *s, const char *name, uint64_t ring_bytes, int
 		s->fd = -1;
 		return err;
 	}
+	/* Our mapping stays writable; whoever opens it from now on can only read. A kernel that
+	 * cannot seal leaves that to the descriptor's mode. */
+	fcntl(s->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE);
 	s->header->version = SEGMENT_VERSION;
 	s->header->header_bytes = s->header_bytes;
 	s->header->ring_bytes = ring_bytes;
@@ -162,7 +165,7 @@ int segment_attach(struct segment *s, int fd)
 		return n < 0 ? -errno : -EPROTO;
 	if (h.magic != SEGMENT_MAGIC || h.version != SEGMENT_VERSION)
 		return -EPROTO;
-	if (h.header_bytes < sizeof(h) || h.header_bytes > HUGE_PAGE_BYTES ||
+	if (h.header_bytes < sizeof(h) || h.header_bytes % 4096 || h.header_bytes > HUGE_PAGE_BYTES ||
 	    h.ring_bytes < RING_BYTES_MIN || h.ring_bytes > RING_BYTES_MAX ||
 	    (h.ring_bytes & (h.ring_bytes - 1)) ||
 	    (uint64_t)st.st_size != h.header_bytes + h.ring_bytes)

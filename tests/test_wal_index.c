@@ -135,7 +135,7 @@ static const char *test_stock(void)
 			"KEY, v); WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i+1 FROM n WHERE "
 			"i<%u) INSERT INTO t(v) SELECT zeroblob(%u) FROM n; UPDATE t SET v = 7 WHERE "
 			"id %% 3 = 0; UPDATE t SET v = zeroblob(400) WHERE id %% 5 = 0;",
-			size[i], 5000u, size[i] - 100);
+			size[i], 6500u, size[i] - 100);
 		EXPECT(wal_file_load(&w, in_scratch("app.db")));
 		shm = slurp(in_scratch("app.db-shm"), &bytes);
 		EXPECT(shm && bytes % WAL_INDEX_REGION_BYTES == 0);

@@ -26,7 +26,7 @@ void pace_commits(struct pace *p, uint64_t now_ns, uint64_t n)
 	p->begin_until_ns = 0;
 	/* A burst after quiet counts from its second look on; a longer gap is forgotten fast. */
 	if (p->gap_ns > 4 * gap)
-		p->gap_ns = 4 * gap + 1;
+		p->gap_ns = 4 * gap;
 	else
 		p->gap_ns += ((int64_t)gap - (int64_t)p->gap_ns) / 8;
 }

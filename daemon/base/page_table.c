@@ -65,7 +65,7 @@ int page_table_open(struct page_table *t, const char *path, uint32_t page_bytes)
 	}
 	h = head(t);
 	if (h->magic != TABLE_MAGIC || h->version != TABLE_VERSION || h->page_bytes != page_bytes ||
-	    h->pages > (t->mapped - HEAD_BYTES) / 8) {
+	    (uint64_t)h->pages * 8 + HEAD_BYTES > (uint64_t)st.st_size) {
 		memset(t->at, 0, t->mapped);
 		*h = (struct head){TABLE_MAGIC, TABLE_VERSION, page_bytes, 0, PAGE_TABLE_LOST, 0};
 	}

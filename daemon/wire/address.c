@@ -28,7 +28,7 @@ int address_resolve(struct address *a, const char *host_port, bool passive, char
 		.ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0),
 	};
 	struct addrinfo *list = NULL;
-	const char *colon = strrchr(host_port, ':');
+	const char *colon = strrchr(host_port, ':'), *begin = host_port;
 	char host[256];
 	size_t n;
 	long port = colon ? strtol(colon + 1, NULL, 10) : 0;
@@ -38,14 +38,14 @@ int address_resolve(struct address *a, const char *host_port, bool passive, char
 		goto malformed;
 	n = (size_t)(colon - host_port);
 	if (n >= 2 && host_port[0] == '[' && host_port[n - 1] == ']') {
-		host_port++;
+		begin++;
 		n -= 2;
 	} else if (memchr(host_port, ':', n)) {
 		goto malformed; /* IPv6 without brackets */
 	}
 	if (n == 0 || n >= sizeof(host))
 		goto malformed;
-	memcpy(host, host_port, n);
+	memcpy(host, begin, n);
 	host[n] = 0;
 	rc = getaddrinfo(host, colon + 1, &hints, &list);
 	if (rc || !list) {
