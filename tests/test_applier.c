@@ -1124,7 +1124,7 @@ static const char *test_killed(void)
 	for (int i = 0; i < 250; i++)
 		cli_ask(&p.source, "INSERT INTO t(v, w) VALUES(random(), zeroblob(%u)); "
 				   "UPDATE t SET v = random() WHERE id %% 20 = %d;",
-			below(90000), i % 20);
+			below(60000), i % 20);
 	CALL(source_load(&p));
 	for (int round = 0;; round++) {
 		int status = -1;

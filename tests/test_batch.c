@@ -272,7 +272,7 @@ static const char *test_marks(void)
 		h.frames = 1;
 		h.chain = make_frame(&m, batch + 64, 1, 0, 0);
 		make_finish(&m, batch, &h);
-		EXPECT(check(batch) == -EBADMSG);
+		EXPECT(check(batch) == -EPROTO);
 	}
 	free_room();
 	return NULL;

@@ -716,12 +716,13 @@ static const char *test_heartbeat_backlog(void)
 static const char *test_heartbeat_frames(void)
 {
 	struct batch_header h = {.kind = BATCH_HEARTBEAT, .page_shift = 9, .frames = 1000,
-				 .bytes = (uint32_t)batch_bytes(1000, 512), .txid = 100,
+				 .bytes = (uint32_t)batch_bytes(1000, 512), .txid = 555,
 				 .timeline = 1};
 	struct place p;
 
 	CALL(place_open(&p, false));
 	CALL(bad_header(&p, "a heartbeat with frames", h));
+	EXPECT(p.link.source_txid != 555);
 	place_close(&p);
 	return NULL;
 }

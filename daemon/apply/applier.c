@@ -174,19 +174,28 @@ int applier_open(struct applier *a, struct feed *feed, struct loop *loop, struct
 	snprintf(path, sizeof(path), "%s/%s.positions", state_dir, feed->name);
 	err = positions_open(&a->positions, path);
 	if (err) {
-		snprintf(why, why_bytes, "cannot use '%s': %s", path, strerror(-err));
+		snprintf(why, why_bytes,
+			 "cannot use '%s': %s; make room or choose another --state-dir", path,
+			 strerror(-err));
 		return err;
 	}
 	snprintf(a->record_path, sizeof(a->record_path), "%s/%s.replica", state_dir, feed->name);
 	if (access(a->record_path, F_OK) == 0) {
 		err = slots_open(&a->slots, a->record_path, sizeof(a->record), feed->db_id);
 		if (err) {
-			snprintf(why, why_bytes, "cannot use '%s': %s", a->record_path,
-				 strerror(-err));
+			snprintf(why, why_bytes, "cannot use '%s': %s; make room or choose another "
+						 "--state-dir",
+				 a->record_path, strerror(-err));
 			goto undo_positions;
 		}
-		if (slots_read(&a->slots, &a->record) == 0 && a->record.live)
+		if (slots_read(&a->slots, &a->record)) {
+			/* Made, and never written: it names nobody's copy. */
+			slots_close(&a->slots);
+			unlink(a->record_path);
+			memset(feed->db_id, 0, DB_ID_BYTES);
+		} else if (a->record.live) {
 			err = open_live(a, why, why_bytes);
+		}
 	}
 	if (!err && a->mode == APPLIER_EMPTY && access(feed->path, F_OK) == 0) {
 		snprintf(why, why_bytes,
@@ -203,6 +212,7 @@ int applier_open(struct applier *a, struct feed *feed, struct loop *loop, struct
 	assert(a->reader >= 0);
 	return 0;
 undo_slots:
+	page_table_close(&a->table);
 	slots_close(&a->slots);
 undo_positions:
 	positions_close(&a->positions);
@@ -239,8 +249,9 @@ int applier_expect_seed(struct applier *a, const uint8_t db_id[16], uint32_t pag
 		memcpy(feed->db_id, db_id, DB_ID_BYTES);
 		err = slots_open(&a->slots, a->record_path, sizeof(a->record), feed->db_id);
 		if (err) {
-			snprintf(why, why_bytes, "cannot use '%s': %s", a->record_path,
-				 strerror(-err));
+			snprintf(why, why_bytes,
+				 "cannot use '%s': %s; make room or choose another --state-dir",
+				 a->record_path, strerror(-err));
 			return err;
 		}
 	}
@@ -283,13 +294,12 @@ unsigned int applier_do_work(struct applier *a)
 	unsigned int work = 0;
 	struct batch_header h;
 
+	if (a->loop->now_ns >= a->retry_ns)
+		upkeep_renew(a);
 	upkeep_ask(a);
 	if (a->loop->now_ns < a->retry_ns)
 		return 0;
 	a->problem[0] = 0;
-	upkeep_renew(a);
-	if (a->problem[0])
-		return 0;
 	a->feed->passes++;
 	while (work < BATCHES_PER_STEP && !a->hold && a->pos < ring_published(&a->feed->ring)) {
 		/* Checked when it was received. */
@@ -303,6 +313,8 @@ unsigned int applier_do_work(struct applier *a)
 			break;
 		}
 		work++;
+		if (a->hold_wanted && a->writer.appended == a->writer.header.mx_frame)
+			break;
 	}
 	return work;
 }

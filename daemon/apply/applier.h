@@ -84,6 +84,7 @@ struct applier {
 	struct checkpoint_job checkpoint;
 	uint32_t checkpointed; /* frames when the last checkpoint was asked for */
 	bool hold;
+	bool hold_wanted; /* at the end of the commit that is being applied */
 	uint64_t hold_again_ns;
 	uint64_t last_apply_ns;
 

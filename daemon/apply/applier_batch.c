@@ -145,8 +145,6 @@ static uint32_t known_frames(const struct applier *a, const uint8_t *batch,
 
 void apply_rollback(struct applier *a)
 {
-	if (a->writer.appended != a->writer.header.mx_frame && a->table.at)
-		page_table_mark(&a->table, PAGE_TABLE_LOST); /* it has the parts' hashes */
 	wal_writer_rollback(&a->writer);
 	a->chain = a->applied.chain;
 }
@@ -158,7 +156,7 @@ static int apply_live(struct applier *a, const uint8_t *batch, const struct batc
 	static uint64_t chains[WAL_WRITER_FRAMES], hashes[WAL_WRITER_FRAMES];
 	uint32_t page_bytes = 1u << h->page_shift, skip = known_frames(a, batch, h);
 	const uint8_t *frames = batch_frame(batch, skip, page_bytes);
-	uint32_t n = h->frames - skip, first;
+	uint32_t n = h->frames - skip, first, parts;
 	uint64_t chain = h->chain_before, txid = a->applied.txid;
 	uint64_t noted = a->positions.sequence;
 	int err;
@@ -174,8 +172,11 @@ static int apply_live(struct applier *a, const uint8_t *batch, const struct batc
 		if (i >= skip)
 			chains[i - skip] = chain;
 	}
-	table_trust(a, PAGE_TABLE_BUSY);
+	/* A kill among what follows leaves pages in doubt that are in the WAL. */
+	if (h->commits)
+		table_trust(a, PAGE_TABLE_BUSY);
 	wal_writer_prepare(&a->writer, frames, n, true, sums);
+	parts = a->writer.header.mx_frame + 1;
 	first = a->writer.appended + 1;
 	for (uint32_t i = 0; i < n; i++)
 		if (frame_db_pages(batch_frame(batch, skip + i, page_bytes)))
@@ -196,13 +197,15 @@ static int apply_live(struct applier *a, const uint8_t *batch, const struct batc
 		a->applied = (struct position){h->timeline, a->applied.txid + 1, chains[i]};
 	}
 	a->chain = h->chain;
+	/* Parts are entered with the end of their commit. */
+	if (h->commits == 0)
+		return 0;
+	table_enter_written(a, parts, first - 1);
 	for (uint32_t i = skip; i < h->frames; i++)
 		table_enter(a, batch_frame(batch, i, page_bytes), hashes[i]);
-	if (h->commits && a->table.at)
+	if (a->table.at)
 		page_table_cut(&a->table, h->db_pages);
-	/* A part of a commit is not in the database yet. */
-	if (h->commits)
-		table_trust(a, PAGE_TABLE_CLEAN);
+	table_trust(a, PAGE_TABLE_CLEAN);
 	return 0;
 }
 

@@ -26,6 +26,7 @@ void table_open(struct applier *a, uint32_t page_bytes);
 void table_trust(struct applier *a, enum page_table_trust trust);
 void table_enter(struct applier *a, const uint8_t *frame, uint64_t hash);
 void table_enter_batch(struct applier *a, const uint8_t *batch, const struct batch_header *h);
+void table_enter_written(struct applier *a, uint32_t from, uint32_t to);
 void table_complete(struct applier *a, uint32_t db_pages);
 void table_catch_up(struct applier *a);
 bool table_agrees(struct applier *a);

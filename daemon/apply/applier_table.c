@@ -43,16 +43,15 @@ void table_open(struct applier *a, uint32_t page_bytes)
 		a->table.at = NULL;
 }
 
-/* Enter what is in the WAL once more: a kill may have come between a commit and its entries. */
-void table_catch_up(struct applier *a)
+/* Enter the frames from..to of our own WAL. */
+void table_enter_written(struct applier *a, uint32_t from, uint32_t to)
 {
 	static uint8_t frame[FRAME_HEADER_BYTES + PAGE_BYTES_MAX];
 	uint32_t bytes = batch_frame_bytes(a->record.page_bytes);
-	uint32_t db_pages = a->writer.header.db_pages;
 
-	if (!a->table.at || page_table_trust(&a->table) == PAGE_TABLE_LOST)
+	if (!a->table.at)
 		return;
-	for (uint32_t f = 1; f <= a->writer.header.mx_frame; f++) {
+	for (uint32_t f = from; f <= to; f++) {
 		if (pread(a->writer.wal_fd, frame, bytes,
 			  (off_t)wal_frame_offset(f, a->record.page_bytes)) != (ssize_t)bytes) {
 			page_table_mark(&a->table, PAGE_TABLE_LOST);
@@ -61,6 +60,18 @@ void table_catch_up(struct applier *a)
 		table_enter(a, frame, page_hash(frame_pgno(frame), frame + FRAME_HEADER_BYTES,
 						a->record.page_bytes));
 	}
+}
+
+/* Enter what is in the WAL once more: a kill may have come between a commit and its entries. */
+void table_catch_up(struct applier *a)
+{
+	uint32_t db_pages = a->writer.header.db_pages;
+
+	if (!a->table.at)
+		return;
+	if (page_table_trust(&a->table) == PAGE_TABLE_LOST)
+		return;
+	table_enter_written(a, 1, a->writer.header.mx_frame);
 	if (db_pages)
 		page_table_cut(&a->table, db_pages);
 	table_trust(a, PAGE_TABLE_CLEAN);

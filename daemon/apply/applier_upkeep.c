@@ -110,8 +110,13 @@ void upkeep_ask(struct applier *a)
 		a->hold = false;
 		a->hold_again_ns = now + HOLD_AGAIN_MS * MS;
 	}
+	a->hold_wanted = fresh >= CHECKPOINT_BYTES &&
+			 wal_writer_bytes(&a->writer) > HOLD_BYTES && now >= a->hold_again_ns;
+	/* A new life cannot begin in the middle of a commit: then hold at its end. */
+	if (a->hold_wanted && a->writer.appended != frames)
+		return;
 	if (fresh >= CHECKPOINT_BYTES) {
-		a->hold = wal_writer_bytes(&a->writer) > HOLD_BYTES && now >= a->hold_again_ns;
+		a->hold = a->hold_wanted;
 		ask_checkpoint(a, true);
 	} else if (a->durable != a->applied.txid &&
 		   (a->durable_mode || now - a->last_apply_ns > SYNC_IDLE_MS * MS)) {

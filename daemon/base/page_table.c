@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -88,7 +89,7 @@ void page_table_close(struct page_table *t)
 void page_table_mark(struct page_table *t, enum page_table_trust trust)
 {
 	/* Entries before the word that vouches for them, and that word before what follows. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	atomic_thread_fence(memory_order_seq_cst);
 	__atomic_store_n(&head(t)->trust, trust, __ATOMIC_SEQ_CST);
 }
 

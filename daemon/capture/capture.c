@@ -199,7 +199,8 @@ static enum conn_problem explain_errno(int err, const char *path, char *why, siz
 			 "the wal-index or state file of '%s' has a format walwire does not know",
 			 path);
 	} else {
-		snprintf(why, why_bytes, "cannot attach to '%s': %s", path, strerror(-err));
+		snprintf(why, why_bytes, "cannot attach to '%s': %s%s", path, strerror(-err),
+			 err == -ENOSPC ? "; make room or choose another --state-dir" : "");
 	}
 	return CONN_FAILED;
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -98,6 +99,48 @@ static int read_header(struct wal_writer *w)
 	return err;
 }
 
+/* Everything is backfilled: keep readers and checkpointers off the WAL. With CKPT in hand no
+ * checkpointer is in flight that believes in the old life. 0; -EBUSY. */
+static int lock_for_restart(struct wal_writer *w)
+{
+	if (conn_lock_exclusive(&w->conn, WAL_LOCK_CKPT, 1))
+		return -EBUSY;
+	if (wal_index_backfill(w->conn.index) == w->header.mx_frame &&
+	    conn_lock_exclusive(&w->conn, WAL_LOCK_READ(1), WAL_READ_SLOTS - 1) == 0)
+		return 0;
+	conn_unlock_exclusive(&w->conn, WAL_LOCK_CKPT, 1);
+	return -EBUSY;
+}
+
+static void unlock_after_restart(struct wal_writer *w)
+{
+	conn_unlock_exclusive(&w->conn, WAL_LOCK_READ(1), WAL_READ_SLOTS - 1);
+	conn_unlock_exclusive(&w->conn, WAL_LOCK_CKPT, 1);
+}
+
+/* Under these locks: new salts, noted before they can be seen, on disk before they are published. */
+static int begin_life(struct wal_writer *w, void (*about_to)(void *ctx, const uint32_t salt[2]),
+		      void *ctx)
+{
+	uint32_t salt[2], sum[2];
+	struct stat st;
+	int err;
+
+	w->sequence++;
+	salt[0] = htobe32(be32toh(w->header.salt[0]) + 1);
+	if (getrandom(&salt[1], sizeof(salt[1]), 0) != sizeof(salt[1]))
+		return -EIO;
+	about_to(ctx, salt);
+	/* A long reader has let it grow; nobody reads it now. */
+	if (fstat(w->wal_fd, &st) == 0 && st.st_size > (off_t)WAL_WRITER_KEEP_BYTES &&
+	    ftruncate(w->wal_fd, 0) < 0)
+		return -errno;
+	err = write_header(w, salt, sum);
+	if (!err)
+		publish_empty(w, salt, sum);
+	return err;
+}
+
 int wal_writer_adopt(struct wal_writer *w, void (*about_to)(void *ctx, const uint32_t salt[2]),
 		     void *ctx)
 {
@@ -118,8 +161,18 @@ int wal_writer_adopt(struct wal_writer *w, void (*about_to)(void *ctx, const uin
 		       sizeof(w->sum));
 		return 0;
 	}
-	if (w->header.mx_frame) /* frames, and no header that we could go on from */
+	/* Frames, and no header that we could go on from. It may have been overwritten for a new life
+	 * that was never published (wal_writer_restart()): then nothing in the WAL is needed. */
+	if (w->header.mx_frame && wal_index_backfill(w->conn.index) != w->header.mx_frame)
 		return -EPROTO;
+	if (w->header.mx_frame) {
+		err = lock_for_restart(w);
+		if (err)
+			return err;
+		err = begin_life(w, about_to, ctx);
+		unlock_after_restart(w);
+		return err;
+	}
 	if (getrandom(salt, sizeof(salt), 0) != sizeof(salt))
 		return -EIO;
 	about_to(ctx, salt);
@@ -346,37 +399,12 @@ void wal_writer_rollback(struct wal_writer *w)
 int wal_writer_restart(struct wal_writer *w, void (*about_to)(void *ctx, const uint32_t salt[2]),
 		       void *ctx)
 {
-	uint32_t salt[2], sum[2];
-	int done = 0, err;
+	int err;
 
 	if (w->header.mx_frame == 0 || w->appended != w->header.mx_frame ||
-	    wal_index_backfill(w->conn.index) != w->header.mx_frame)
+	    wal_index_backfill(w->conn.index) != w->header.mx_frame || lock_for_restart(w))
 		return 0;
-	/* With CKPT in hand no checkpointer is in flight that believes in the old life. */
-	if (conn_lock_exclusive(&w->conn, WAL_LOCK_CKPT, 1))
-		return 0;
-	if (wal_index_backfill(w->conn.index) != w->header.mx_frame ||
-	    conn_lock_exclusive(&w->conn, WAL_LOCK_READ(1), WAL_READ_SLOTS - 1))
-		goto unlock_ckpt;
-	w->sequence++;
-	salt[0] = htobe32(be32toh(w->header.salt[0]) + 1);
-	if (getrandom(&salt[1], sizeof(salt[1]), 0) != sizeof(salt[1]))
-		salt[1] = w->header.salt[1] * 2654435761u + 1;
-	about_to(ctx, salt);
-	/* A long reader has let it grow; nobody reads it now. */
-	if (wal_writer_bytes(w) > WAL_WRITER_KEEP_BYTES && ftruncate(w->wal_fd, 0) < 0)
-		err = -errno;
-	else
-		err = write_header(w, salt, sum);
-	if (err) {
-		done = err;
-		goto unlock_readers;
-	}
-	publish_empty(w, salt, sum);
-	done = 1;
-unlock_readers:
-	conn_unlock_exclusive(&w->conn, WAL_LOCK_READ(1), WAL_READ_SLOTS - 1);
-unlock_ckpt:
-	conn_unlock_exclusive(&w->conn, WAL_LOCK_CKPT, 1);
-	return done;
+	err = begin_life(w, about_to, ctx);
+	unlock_after_restart(w);
+	return err ? err : 1;
 }

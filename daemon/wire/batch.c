@@ -33,6 +33,20 @@ void batch_header_put(uint8_t *to, struct batch_header *h)
 	memcpy(to, &w, sizeof(w));
 }
 
+/* Marks and heartbeats carry no frames; a batch carries one mark at most. */
+static bool flags_fit(const struct batch_header *h)
+{
+	switch (h->kind) {
+	case BATCH_SEED:
+		return h->flags == 0 || ((h->flags == BATCH_SEED_BEGIN || h->flags == BATCH_SEED_END) &&
+					 h->frames == 0);
+	case BATCH_HEARTBEAT:
+		return h->flags == 0 && h->frames == 0;
+	default:
+		return h->flags == 0;
+	}
+}
+
 int batch_header_get(const uint8_t *from, struct batch_header *ret_h)
 {
 	struct batch_header w, h;
@@ -60,7 +74,7 @@ int batch_header_get(const uint8_t *from, struct batch_header *ret_h)
 	    h.kind > BATCH_HEARTBEAT)
 		return -EPROTO;
 	if (h.frames > batch_frames_max(1u << h.page_shift) || h.commits > h.frames ||
-	    h.commits > h.txid || h.bytes != batch_bytes(h.frames, 1u << h.page_shift))
+	    h.commits > h.txid || !flags_fit(&h) || h.bytes != batch_bytes(h.frames, 1u << h.page_shift))
 		return -EPROTO;
 	*ret_h = h;
 	return 0;

@@ -22,7 +22,8 @@
  *     56     8   check         XXH3 (64 bits) of bytes 0..55
  *
  * Valid when
- *  1. magic is 0x57, check agrees, page_shift and kind are in range;
+ *  1. magic is 0x57, check agrees, page_shift and kind are in range; flags are 0 or one mark of a
+ *     seed; marks and heartbeats have no frames;
  *  2. bytes == 64 + frames * (24 + page size), rounded up to 64, and at most BATCH_BYTES_MAX;
  *  3. every pgno is 1 or more; `commits` frames have a nonzero size; if there are any, the last
  *     frame is one of them and its size is db_pages;
