@@ -10,19 +10,6 @@
 #define MS		1000000ull
 #define BATCHES_PER_STEP 16
 
-void applier_boot(uint64_t boot[2])
-{
-	char text[64] = "";
-	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-
-	memset(boot, 0, 16);
-	if (fd < 0)
-		return;
-	if (read(fd, text, sizeof(text) - 1) > 16)
-		memcpy(boot, text, 16);
-	close(fd);
-}
-
 /* Something could not be written: say so, and try again later. */
 void applier_trouble(struct applier *a, int err)
 {
@@ -64,8 +51,15 @@ void applier_remove_file(struct applier *a)
 /* The writer is open on the file of an earlier run: which of our states is it? */
 static int identify(struct applier *a, bool rebooted, char *why, size_t why_bytes)
 {
-	const struct wal_index_header *h = &a->writer.header;
+	struct wal_index_header found = a->writer.header, *h = &found;
+	uint8_t bytes[WAL_HEADER_BYTES];
+	struct wal_header file;
 
+	/* A recovery takes no salts from a WAL without frames. */
+	if (h->mx_frame == 0 &&
+	    pread(a->writer.wal_fd, bytes, sizeof(bytes), 0) == (ssize_t)sizeof(bytes) &&
+	    wal_header_get(bytes, &file) == 0)
+		memcpy(h->salt, file.salt, sizeof(h->salt));
 	a->known = true;
 	if (positions_find(&a->positions, h, &a->applied) == 0) {
 		/* Noted once more, so that the last note is what the file shows: later ones may be
@@ -111,7 +105,7 @@ static int open_live(struct applier *a, char *why, size_t why_bytes)
 	bool rebooted;
 	int err;
 
-	applier_boot(boot);
+	boot_id(boot);
 	rebooted = memcmp(boot, a->record.boot, sizeof(boot)) != 0;
 	if (access(feed->path, F_OK) < 0 || (rebooted && !a->record.synced)) {
 		/* Gone, or a copy that a power loss may have left in pieces. */

@@ -44,7 +44,7 @@ static int show_copy(struct applier *a, const struct batch_header *h)
 	a->record.timeline = h->timeline;
 	a->record.txid = h->txid;
 	a->record.chain = h->chain;
-	applier_boot(a->record.boot);
+	boot_id(a->record.boot);
 	positions_clear(&a->positions);
 	applier_save(a);
 	return copy_finish(&a->copy, a->seed_path, a->feed->path, h->db_pages);

@@ -10,7 +10,6 @@
 #include "daemon/apply/applier.h"
 
 /* applier.c */
-void applier_boot(uint64_t boot[2]);
 void applier_trouble(struct applier *a, int err); /* say what failed, rest for RETRY_MS */
 void applier_save(struct applier *a);
 void applier_note_new_life(void *ctx, const uint32_t salt[2]);

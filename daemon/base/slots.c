@@ -135,3 +135,16 @@ int slots_sync(struct slots *s)
 {
 	return msync(s->at, FILE_BYTES, MS_SYNC) < 0 ? -errno : 0;
 }
+
+void boot_id(uint64_t ret_boot[2])
+{
+	char text[64] = "";
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+
+	memset(ret_boot, 0, 16);
+	if (fd < 0)
+		return;
+	if (read(fd, text, sizeof(text) - 1) > 16)
+		memcpy(ret_boot, text, 16);
+	close(fd);
+}

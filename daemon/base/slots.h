@@ -29,6 +29,10 @@ void slots_close(struct slots *s);
 int slots_read(struct slots *s, void *ret_record);
 void slots_write(struct slots *s, const void *record);
 
+/* Which boot of the machine this is (/proc/sys/kernel/random/boot_id); zeros where nobody says. What
+ * was not synced in another boot may be lost. */
+void boot_id(uint64_t ret_boot[2]);
+
 /* Let it reach the disk. 0 or -errno. */
 int slots_sync(struct slots *s);
 

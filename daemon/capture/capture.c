@@ -25,19 +25,6 @@ static uint64_t fresh_chain(void)
 	return chain | 1;
 }
 
-static void read_boot_id(uint64_t boot[2])
-{
-	char text[64] = "";
-	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-
-	memset(boot, 0, 16);
-	if (fd < 0)
-		return;
-	if (read(fd, text, sizeof(text) - 1) > 16)
-		memcpy(boot, text, 16);
-	close(fd);
-}
-
 static void save(struct capture *c)
 {
 	slots_write(&c->slots, &c->record);
@@ -89,7 +76,7 @@ static void begin_history(struct capture *c, const struct wal_index_header *h)
 	uint64_t boot[2];
 	bool known = slots_read(&c->slots, r) == 0;
 
-	read_boot_id(boot);
+	boot_id(boot);
 	c->proof = *r;
 	if (!known) {
 		memset(r, 0, sizeof(*r));
@@ -491,6 +478,8 @@ static unsigned int follow(struct capture *c, const struct wal_index_header *h)
 
 	/* An empty header may yet be taken back by a recovery: stay where we are. */
 	if (h->mx_frame && new_life(c, h)) {
+		c->lives++;
+		c->life_frames = r->frame;
 		memcpy(r->salt, h->salt, sizeof(r->salt));
 		r->frame = r->base_frame = 0;
 		r->base_txid = r->txid;
@@ -553,4 +542,15 @@ bool capture_has_work(const struct capture *c)
 {
 	return !c->read.busy && !c->failed &&
 	       memcmp((const void *)c->conn.index, &c->header, sizeof(c->header)) != 0;
+}
+
+bool capture_foresees(const struct capture *c)
+{
+	return c->life_frames && c->header.mx_frame < c->life_frames + c->life_frames / 4;
+}
+
+bool capture_checkpoint_due(const struct capture *c, uint32_t ahead)
+{
+	return c->pin.state == PIN_PINNED && capture_foresees(c) &&
+	       c->header.mx_frame + ahead >= c->life_frames;
 }

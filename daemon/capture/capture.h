@@ -52,6 +52,8 @@ struct capture {
 	bool durable; /* sync the WAL before anything is published; set after opening */
 
 	struct wal_index_header header; /* as last acted upon */
+	uint64_t lives;			/* of the WAL, seen so far */
+	uint32_t life_frames;		/* in the one before this; 0: not known */
 	uint64_t unreadable_ns;	/* since when it cannot be read; 0: it can */
 
 	struct loop_op read; /* one read, or the sync that follows it, at a time */
@@ -77,6 +79,13 @@ unsigned int capture_do_work(struct capture *c);
 
 /* Is there a header we have not acted upon, or work under way? Cheap: one look at the mapping. */
 bool capture_has_work(const struct capture *c);
+
+/* The application checkpoints when its WAL has reached a length, as a rule the same every time.
+ * Are there, with `ahead` more frames, as many as in the last life, and not yet many more? */
+bool capture_checkpoint_due(const struct capture *c, uint32_t ahead);
+
+/* Can the next checkpoint be foreseen that way? */
+bool capture_foresees(const struct capture *c);
 
 void capture_close(struct capture *c);
 

@@ -44,6 +44,8 @@ struct primary_db {
 	struct stat identity;
 	uint64_t look_ns; /* next attempt to attach, or look at the identity */
 	uint64_t seen_txid;
+	uint32_t seen_frame;   /* of the WAL, at the last nap */
+	uint64_t awaited_life; /* of the WAL whose checkpoint was awaited */
 };
 
 struct primary {
@@ -237,6 +239,38 @@ static bool capture_pending(const struct primary *p)
 	return false;
 }
 
+/* Dense commits: is a checkpoint to be expected before two more naps are over? Then stay awake for
+ * the gate, once in a life of the WAL. */
+static bool checkpoint_due(struct primary *p)
+{
+	bool due = false;
+
+	for (int i = 0; i < p->count; i++) {
+		struct primary_db *d = p->db[i];
+		uint32_t frame = d->capture.header.mx_frame, ahead;
+
+		if (d->state != DB_ATTACHED)
+			continue;
+		ahead = frame > d->seen_frame ? 2 * (frame - d->seen_frame) : 0;
+		d->seen_frame = frame;
+		if (d->awaited_life == d->capture.lives ||
+		    !capture_checkpoint_due(&d->capture, ahead))
+			continue;
+		d->awaited_life = d->capture.lives;
+		due = true;
+	}
+	return due;
+}
+
+/* Muted where checkpoints can be foreseen: an armed program costs the application more. */
+static unsigned int nap_arm(const struct primary *p)
+{
+	for (int i = 0; i < p->count; i++)
+		if (p->db[i]->state == DB_ATTACHED && !capture_foresees(&p->db[i]->capture))
+			return TAP_ARM_CHECKPOINT;
+	return 0;
+}
+
 static void nap(struct primary *p)
 {
 	struct pollfd fds[] = {
@@ -245,7 +279,7 @@ static void nap(struct primary *p)
 	};
 	struct timespec ts = {.tv_nsec = (long)pace_nap_ns(&p->pace, p->node.loop.now_ns)};
 
-	tap_arm(p->tap, TAP_ARM_CHECKPOINT);
+	tap_arm(p->tap, nap_arm(p));
 	ppoll(fds, 2, &ts, NULL);
 	tap_arm(p->tap, 0);
 	p->node.loop.now_ns = clock_now_ns();
@@ -278,6 +312,10 @@ static void idle(struct primary *p)
 	state = pace_decide(&p->pace, p->node.loop.now_ns);
 	if (state == PACE_ASLEEP && server_busy(&p->server))
 		state = PACE_NAPPING;
+	if (state == PACE_NAPPING && checkpoint_due(p)) {
+		pace_woken(&p->pace, p->node.loop.now_ns, true);
+		state = PACE_AWAKE;
+	}
 	switch (state) {
 	case PACE_AWAKE:
 		/* On a core of its own this costs nothing; on a shared one it lets others work. Not

@@ -155,6 +155,11 @@ int wal_writer_adopt(struct wal_writer *w, void (*about_to)(void *ctx, const uin
 	if (there && h.page_bytes != w->page_bytes)
 		return -EPROTO;
 	if (there && !h.big_endian_checksum) {
+		/* A writer may have died between publishing a new life and this word: frames up to it
+		 * would be taken for backfilled. */
+		if (wal_index_backfill(w->conn.index) > w->header.mx_frame)
+			atomic_store_explicit(wal_index_word(w->conn.index, WAL_INDEX_BACKFILL), 0,
+					      memory_order_seq_cst);
 		w->sequence = h.sequence;
 		w->appended = w->header.mx_frame;
 		memcpy(w->sum, w->header.mx_frame ? w->header.frame_checksum : h.checksum,

@@ -196,14 +196,18 @@ class Node(Proc):
     def wait_attached(self, *dbs, timeout=20):
         for db in dbs:
             until(lambda: f"{self.name} attached to {os.path.basename(db)}: {self.explain(db)}",
-                  lambda: self.db(db).get("state") == "attached", timeout)
+                  lambda: self.state(db) == "attached", timeout)
         return self
 
     def wait_streaming(self, *dbs, timeout=30):
         for db in dbs:
             until(lambda: f"{self.name} streaming {os.path.basename(db)}: {self.explain(db)}",
-                  lambda: self.db(db).get("state") == "streaming", timeout)
+                  lambda: self.state(db) == "streaming", timeout)
         return self
+
+    def state(self, db):
+        need(self.alive(), f"{self.name} ended with {self.popen.poll()}: {self.stderr().strip()[-400:]}")
+        return self.db(db).get("state")
 
     def explain(self, db):
         d = self.db(db)
