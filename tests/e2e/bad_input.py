@@ -262,8 +262,8 @@ def too_little_memory(s):
                 codes=(1, 2))
     refused(s.argv("primary", other, *s.listen(), "--ring-bytes", "1"), "ring", codes=(1, 2))
     if not SANITIZED:
-        refused(["prlimit", f"--as={256 << 20}", *s.argv("primary", other, *s.listen(), "--ring-bytes", "256M")],
-                "ring|memory")
+        refused(["prlimit", f"--as={256 << 20}",
+                 *s.argv("primary", other, *s.listen(), "--ring-bytes", "256M")], "ring|memory")
 
 
 @check

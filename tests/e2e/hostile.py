@@ -56,7 +56,8 @@ def seed(stage):
     stage.writer(db, "fill", commits=1, modes="big=1", big_mb=200, max_mb=1 << 20).finish()
     size = os.path.getsize(db)
     p = stage.primary(db).wait_attached(db)
-    writers = [stage.writer(db, f"w{i}", max_mb=400, modes="all=5,small=500,medium=200,vacuum=0") for i in range(2)]
+    writers = [stage.writer(db, f"w{i}", max_mb=400, modes="all=5,small=500,medium=200,vacuum=0")
+               for i in range(2)]
     a = stage.replica(p, "a")
     b = stage.replica(a, "b")
     readers = [stage.reader(x.path(db), f"on-{x.name}", integrity_every=0) for x in (a, b)]
