@@ -33,10 +33,19 @@ void pace_commits(struct pace *p, uint64_t now_ns, uint64_t n)
 
 void pace_woken(struct pace *p, uint64_t now_ns, bool checkpoint)
 {
-	if (checkpoint)
-		p->gate_until_ns = now_ns + PACE_GATE_NS;
-	else
+	if (!checkpoint) {
 		p->begin_until_ns = now_ns + PACE_BEGIN_NS;
+		return;
+	}
+	if (now_ns >= p->gate_until_ns)
+		p->gate_begin_ns = now_ns;
+	p->gate_until_ns = now_ns + PACE_GATE_NS;
+}
+
+void pace_checkpointing(struct pace *p, uint64_t now_ns)
+{
+	if (now_ns < p->gate_until_ns && now_ns < p->gate_begin_ns + PACE_CHECKPOINT_NS)
+		p->gate_until_ns = now_ns + PACE_GATE_NS;
 }
 
 void pace_gated(struct pace *p)
@@ -55,7 +64,7 @@ static enum pace_state adaptive(const struct pace *p, uint64_t now_ns)
 
 	if (expecting(p, now_ns))
 		return PACE_AWAKE;
-	if (p->gap_ns < PACE_GAP_DENSE_NS && quiet < 8 * PACE_NAP_NS)
+	if (p->gap_ns < PACE_GAP_DENSE_NS && quiet < PACE_DENSE_QUIET_NS)
 		return PACE_NAPPING;
 	if (quiet < PACE_LINGER_NS)
 		return PACE_AWAKE;

@@ -19,11 +19,13 @@
 #define PACE_NAP_QUIET_NS  5000000ull  /* where nothing can wake us, after PACE_QUIET_NS */
 #define PACE_QUIET_NS	   1000000000ull
 #define PACE_GAP_DENSE_NS  150000ull   /* mean time between commits: below, nap */
+#define PACE_DENSE_QUIET_NS 20000000ull /* so long dense commits may pause: a sync of the disk */
 #define PACE_GAP_SPIN_NS   5000000ull  /* below, spin; above, sleep */
 #define PACE_SPIN_NS_MAX   10000000ull /* without a commit: the longest spin */
 #define PACE_BEGIN_NS	   2000000ull  /* after a wake: the transaction is under way */
 #define PACE_LINGER_NS	   500000ull   /* after a commit: the next one of a burst may follow */
-#define PACE_GATE_NS	   3000000ull  /* after the beginning of a checkpoint: the longest spin */
+#define PACE_GATE_NS	   3000000ull  /* a checkpoint is near or just over: the longest spin */
+#define PACE_CHECKPOINT_NS 50000000ull /* and while one goes on */
 #define PACE_SLEEP_NS	   1000000000ull /* at the longest: then a look at everything */
 
 enum pace_mode { PACE_SPIN, PACE_ADAPTIVE, PACE_SLEEP };
@@ -36,7 +38,8 @@ struct pace {
 	uint64_t gap_ns;	/* mean time between commits, smoothed */
 	uint64_t last_ns;	/* of the last commit seen */
 	uint64_t begin_until_ns; /* awake so long: a transaction was announced */
-	uint64_t gate_until_ns;	 /* awake so long: a checkpoint was announced */
+	uint64_t gate_until_ns;	 /* awake so long: a checkpoint was announced, */
+	uint64_t gate_begin_ns;	 /* then */
 };
 
 void pace_init(struct pace *p, enum pace_mode mode, bool tap);
@@ -46,6 +49,9 @@ void pace_commits(struct pace *p, uint64_t now_ns, uint64_t n);
 
 /* The tap woke us: stay until what was announced has come. */
 void pace_woken(struct pace *p, uint64_t now_ns, bool checkpoint);
+
+/* The checkpoint that was announced is at work. */
+void pace_checkpointing(struct pace *p, uint64_t now_ns);
 
 /* What a checkpoint was awaited for has been done. */
 void pace_gated(struct pace *p);
@@ -60,5 +66,15 @@ uint64_t pace_nap_ns(const struct pace *p, uint64_t now_ns);
 int pace_parse(const char *word, enum pace_mode *ret_mode);
 const char *pace_mode_name(enum pace_mode mode);
 const char *pace_state_name(enum pace_state state);
+
+/* Between two looks: leave the other half of the core, where there is one, and the line alone. */
+static inline void cpu_pause(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
 
 #endif

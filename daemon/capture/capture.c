@@ -1,4 +1,5 @@
 #include "daemon/capture/capture.h"
+#include "daemon/base/pace.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -478,8 +479,7 @@ static unsigned int follow(struct capture *c, const struct wal_index_header *h)
 
 	/* An empty header may yet be taken back by a recovery: stay where we are. */
 	if (h->mx_frame && new_life(c, h)) {
-		c->lives++;
-		c->life_frames = r->frame;
+		forecast_new_life(&c->forecast);
 		memcpy(r->salt, h->salt, sizeof(r->salt));
 		r->frame = r->base_frame = 0;
 		r->base_txid = r->txid;
@@ -488,6 +488,7 @@ static unsigned int follow(struct capture *c, const struct wal_index_header *h)
 		counter_add(c->feed->counters, COUNTER_wal_restarts, 1);
 	}
 	c->header = *h;
+	forecast_look(&c->forecast, h->mx_frame, wal_index_backfill(c->conn.index));
 	if (!new_life(c, h) && r->frame < h->mx_frame) {
 		if (!last_frame_stands(c)) {
 			break_history(c, h);
@@ -538,19 +539,16 @@ unsigned int capture_do_work(struct capture *c)
 	return follow(c, &h);
 }
 
+void capture_await(const struct capture *c, unsigned int looks)
+{
+	uint32_t backfill = wal_index_backfill(c->conn.index);
+
+	while (looks-- && !capture_has_work(c) && wal_index_backfill(c->conn.index) == backfill)
+		cpu_pause();
+}
+
 bool capture_has_work(const struct capture *c)
 {
 	return !c->read.busy && !c->failed &&
 	       memcmp((const void *)c->conn.index, &c->header, sizeof(c->header)) != 0;
-}
-
-bool capture_foresees(const struct capture *c)
-{
-	return c->life_frames && c->header.mx_frame < c->life_frames + c->life_frames / 4;
-}
-
-bool capture_checkpoint_due(const struct capture *c, uint32_t ahead)
-{
-	return c->pin.state == PIN_PINNED && capture_foresees(c) &&
-	       c->header.mx_frame + ahead >= c->life_frames;
 }

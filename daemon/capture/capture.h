@@ -20,6 +20,7 @@
 #define WALWIRE_CAPTURE_H
 
 #include "daemon/base/slots.h"
+#include "daemon/capture/forecast.h"
 #include "daemon/wal/conn.h"
 #include "daemon/wal/pin.h"
 #include "daemon/wire/feed.h"
@@ -52,8 +53,7 @@ struct capture {
 	bool durable; /* sync the WAL before anything is published; set after opening */
 
 	struct wal_index_header header; /* as last acted upon */
-	uint64_t lives;			/* of the WAL, seen so far */
-	uint32_t life_frames;		/* in the one before this; 0: not known */
+	struct forecast forecast;	/* of the application's next checkpoint */
 	uint64_t unreadable_ns;	/* since when it cannot be read; 0: it can */
 
 	struct loop_op read; /* one read, or the sync that follows it, at a time */
@@ -80,12 +80,8 @@ unsigned int capture_do_work(struct capture *c);
 /* Is there a header we have not acted upon, or work under way? Cheap: one look at the mapping. */
 bool capture_has_work(const struct capture *c);
 
-/* The application checkpoints when its WAL has reached a length, as a rule the same every time.
- * Are there, with `ahead` more frames, as many as in the last life, and not yet many more? */
-bool capture_checkpoint_due(const struct capture *c, uint32_t ahead);
-
-/* Can the next checkpoint be foreseen that way? */
-bool capture_foresees(const struct capture *c);
+/* Look at the mapped index, `looks` times at most, until there is work or a checkpoint went on. */
+void capture_await(const struct capture *c, unsigned int looks);
 
 void capture_close(struct capture *c);
 

@@ -307,6 +307,21 @@ void tap_close(struct tap *t)
 	free(t);
 }
 
+void tap_detach(struct tap *t)
+{
+	if (t->skel)
+		tap_bpf__detach(t->skel);
+}
+
+int tap_attach(struct tap *t)
+{
+	int err = t->skel ? tap_bpf__attach(t->skel) : 0;
+
+	if (err)
+		tap_bpf__detach(t->skel);
+	return err;
+}
+
 const char *tap_describe(const struct tap *t)
 {
 	return t->describe;

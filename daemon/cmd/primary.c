@@ -1,197 +1,19 @@
 #include <errno.h>
 #include <limits.h>
-#include <poll.h>
-#include <sched.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "daemon/base/log.h"
-#include "daemon/capture/capture.h"
-#include "daemon/capture/tap.h"
 #include "daemon/cmd/cmd.h"
-#include "daemon/cmd/node.h"
-#include "daemon/ship/server.h"
+#include "daemon/cmd/primary.h"
 #include "daemon/wire/address.h"
 
-#define MS		 1000000ull
-#define ATTACH_RETRY_MS	 100
-#define IDENTITY_MS	 1000 /* how often the path is compared with the file we have open */
-#define CAPTURE_STEPS	 64   /* of one database in one cycle */
-#define DEFER_CYCLES_MAX 64   /* a question waits so long for the capture to catch up */
-
-#define SPIN_PAUSES	 4    /* between two looks while awake */
-
-static inline void cpu_pause(void)
-{
-#if defined(__x86_64__)
-	__builtin_ia32_pause();
-#elif defined(__aarch64__)
-	__asm__ volatile("yield");
-#endif
-}
-
-enum db_state { DB_WAITING, DB_ATTACHED };
-
-struct primary_db {
-	struct feed feed;
-	struct capture capture;
-	enum db_state state;
-	char detail[256];
-	char record_path[DB_PATH_MAX + 16];
-	struct stat identity;
-	uint64_t look_ns; /* next attempt to attach, or look at the identity */
-	uint64_t seen_txid;
-	uint32_t seen_frame;   /* of the WAL, at the last nap */
-	uint64_t awaited_life; /* of the WAL whose checkpoint was awaited */
-};
-
-struct primary {
-	struct node node;
-	struct pace pace;
-	struct tap *tap;
-	struct loop_op tap_op;
-	bool tap_event;
-	struct server server;
-	struct primary_db *db[DATABASES_MAX];
-	struct feed *feeds[DATABASES_MAX];
-	int count;
-	unsigned int deferred;
-	bool durable;
-};
-
-/* ---- attaching ---- */
-
-static bool fatal(enum conn_problem problem)
-{
-	return problem != CONN_OK && problem != CONN_MISSING;
-}
-
-/* C1: a database that is open here under another name must not be looked at once more. */
-static bool open_already(struct primary *p, int i, char *why, size_t why_bytes)
-{
-	struct stat st;
-
-	if (stat(p->db[i]->feed.path, &st) < 0)
-		return false;
-	for (int k = 0; k < p->count; k++) {
-		const struct primary_db *other = p->db[k];
-
-		if (k != i && other->state == DB_ATTACHED && other->identity.st_ino == st.st_ino &&
-		    other->identity.st_dev == st.st_dev) {
-			snprintf(why, why_bytes, "'%s' and '%s' are the same file; name it once",
-				 p->db[i]->feed.path, other->feed.path);
-			return true;
-		}
-	}
-	return false;
-}
-
-static enum conn_problem attach(struct primary *p, int i, int busy_ms, char *why,
-				size_t why_bytes)
-{
-	struct primary_db *d = p->db[i];
-	enum conn_problem problem;
-	bool learning;
-
-	if (open_already(p, i, why, why_bytes))
-		return CONN_FAILED;
-	learning = tap_learn_begin(p->tap, (unsigned int)i) == 0;
-
-	problem = capture_open(&d->capture, &d->feed, &p->node.loop, d->record_path, busy_ms, why,
-			       why_bytes);
-	if (learning)
-		tap_learn_end(p->tap);
-	if (problem)
-		return problem;
-	d->capture.durable = p->durable;
-	tap_learn_wal(p->tap, (unsigned int)i, d->capture.wal_fd);
-	if (stat(d->feed.path, &d->identity) < 0)
-		memset(&d->identity, 0, sizeof(d->identity));
-	d->state = DB_ATTACHED;
-	d->detail[0] = 0;
-	d->seen_txid = d->feed.at.txid;
-	return CONN_OK;
-}
-
-static void detach(struct primary *p, int i, const char *why)
-{
-	struct primary_db *d = p->db[i];
-
-	log_line("'%s' is detached: %s", d->feed.path, why);
-	snprintf(d->detail, sizeof(d->detail), "%s", why);
-	server_drop(&p->server, &d->feed);
-	tap_forget(p->tap, (unsigned int)i);
-	capture_close(&d->capture);
-	d->state = DB_WAITING;
-	d->look_ns = p->node.loop.now_ns + ATTACH_RETRY_MS * MS;
-}
-
-/* Not attached: look again now and then; say only what is new. */
-static void try_attach(struct primary *p, int i)
-{
-	struct primary_db *d = p->db[i];
-	char why[512] = "";
-
-	if (p->node.loop.now_ns < d->look_ns || server_uses(&p->server, &d->feed))
-		return;
-	d->look_ns = p->node.loop.now_ns + ATTACH_RETRY_MS * MS;
-	/* Others are being served: do not wait for locks. */
-	if (attach(p, i, 0, why, sizeof(why)) == CONN_OK) {
-		log_info("attached to '%s'", d->feed.path);
-		return;
-	}
-	if (strncmp(d->detail, why, sizeof(d->detail) - 1)) {
-		snprintf(d->detail, sizeof(d->detail), "%s", why);
-		log_line("%s; waiting for it", why);
-	}
-}
-
-/* Attached: is the path still the file we have open? */
-static void check_identity(struct primary *p, int i)
-{
-	struct primary_db *d = p->db[i];
-	struct stat st;
-
-	if (p->node.loop.now_ns < d->look_ns)
-		return;
-	d->look_ns = p->node.loop.now_ns + IDENTITY_MS * MS;
-	if (d->capture.failed) {
-		detach(p, i, strerror(-d->capture.failed));
-		return;
-	}
-	if (stat(d->feed.path, &st) < 0 || st.st_ino != d->identity.st_ino ||
-	    st.st_dev != d->identity.st_dev)
-		detach(p, i, "the file was removed or replaced");
-}
+#define CAPTURE_STEPS	 64 /* of one database in one cycle */
+#define DEFER_CYCLES_MAX 64 /* a question waits so long for the capture to catch up */
 
 /* ---- one cycle ---- */
-
-static void take_tap_events(struct primary *p)
-{
-	struct tap_seen seen;
-
-	if (!tap_drain(p->tap, &seen))
-		return;
-	counter_add(p->feeds[0]->counters, COUNTER_tap_wakeups, 1);
-	pace_woken(&p->pace, p->node.loop.now_ns, seen.checkpoint != 0);
-	for (int i = 0; i < p->count; i++)
-		if (seen.foreign_write & (1ull << i) && p->db[i]->state == DB_ATTACHED)
-			log_line("'%s' was written by a program that holds no lock of SQLite's; its "
-				 "replicas may differ now",
-				 p->db[i]->feed.path);
-}
-
-static void tap_done(struct loop_op *op, int res, uint32_t flags)
-{
-	struct primary *p = (struct primary *)((char *)op - offsetof(struct primary, tap_op));
-
-	(void)res;
-	(void)flags;
-	p->tap_event = true;
-}
 
 static unsigned int capture_all(struct primary *p)
 {
@@ -201,7 +23,7 @@ static unsigned int capture_all(struct primary *p)
 		struct primary_db *d = p->db[i];
 
 		if (d->state == DB_WAITING) {
-			try_attach(p, i);
+			primary_try_attach(p, i);
 			continue;
 		}
 		for (int n = 0; n < CAPTURE_STEPS; n++) {
@@ -217,122 +39,9 @@ static unsigned int capture_all(struct primary *p)
 			pace_commits(&p->pace, p->node.loop.now_ns, d->feed.at.txid - d->seen_txid);
 			d->seen_txid = d->feed.at.txid;
 		}
-		check_identity(p, i);
+		primary_check_identity(p, i);
 	}
 	return work;
-}
-
-static bool all_gated(const struct primary *p)
-{
-	for (int i = 0; i < p->count; i++)
-		if (p->db[i]->state == DB_ATTACHED &&
-		    p->db[i]->capture.pin.state != PIN_GATED)
-			return false;
-	return true;
-}
-
-static bool capture_pending(const struct primary *p)
-{
-	for (int i = 0; i < p->count; i++)
-		if (p->db[i]->state == DB_ATTACHED && capture_has_work(&p->db[i]->capture))
-			return true;
-	return false;
-}
-
-/* Dense commits: is a checkpoint to be expected before two more naps are over? Then stay awake for
- * the gate, once in a life of the WAL. */
-static bool checkpoint_due(struct primary *p)
-{
-	bool due = false;
-
-	for (int i = 0; i < p->count; i++) {
-		struct primary_db *d = p->db[i];
-		uint32_t frame = d->capture.header.mx_frame, ahead;
-
-		if (d->state != DB_ATTACHED)
-			continue;
-		ahead = frame > d->seen_frame ? 2 * (frame - d->seen_frame) : 0;
-		d->seen_frame = frame;
-		if (d->awaited_life == d->capture.lives ||
-		    !capture_checkpoint_due(&d->capture, ahead))
-			continue;
-		d->awaited_life = d->capture.lives;
-		due = true;
-	}
-	return due;
-}
-
-/* Muted where checkpoints can be foreseen: an armed program costs the application more. */
-static unsigned int nap_arm(const struct primary *p)
-{
-	for (int i = 0; i < p->count; i++)
-		if (p->db[i]->state == DB_ATTACHED && !capture_foresees(&p->db[i]->capture))
-			return TAP_ARM_CHECKPOINT;
-	return 0;
-}
-
-static void nap(struct primary *p)
-{
-	struct pollfd fds[] = {
-		{.fd = tap_fd(p->tap), .events = POLLIN},
-		{.fd = p->node.wake_fd, .events = POLLIN},
-	};
-	struct timespec ts = {.tv_nsec = (long)pace_nap_ns(&p->pace, p->node.loop.now_ns)};
-
-	tap_arm(p->tap, nap_arm(p));
-	ppoll(fds, 2, &ts, NULL);
-	tap_arm(p->tap, 0);
-	p->node.loop.now_ns = clock_now_ns();
-	take_tap_events(p);
-}
-
-static void sleep_until_woken(struct primary *p)
-{
-	if (!p->tap_op.busy && tap_fd(p->tap) >= 0) {
-		struct io_uring_sqe *sqe = loop_sqe(&p->node.loop, &p->tap_op);
-
-		io_uring_prep_poll_add(sqe, tap_fd(p->tap), POLLIN);
-		io_uring_sqe_set_data(sqe, &p->tap_op);
-	}
-	tap_arm(p->tap, TAP_ARM_BEGIN | TAP_ARM_CHECKPOINT);
-	/* Once more: what was published before the arming wakes nobody. */
-	if (!capture_pending(p))
-		loop_wait(&p->node.loop, PACE_SLEEP_NS);
-	tap_arm(p->tap, 0);
-	p->node.loop.now_ns = clock_now_ns();
-	take_tap_events(p);
-}
-
-static void idle(struct primary *p)
-{
-	enum pace_state state;
-
-	if (p->pace.gate_until_ns && all_gated(p))
-		pace_gated(&p->pace);
-	state = pace_decide(&p->pace, p->node.loop.now_ns);
-	if (state == PACE_ASLEEP && server_busy(&p->server))
-		state = PACE_NAPPING;
-	if (state == PACE_NAPPING && checkpoint_due(p)) {
-		pace_woken(&p->pace, p->node.loop.now_ns, true);
-		state = PACE_AWAKE;
-	}
-	switch (state) {
-	case PACE_AWAKE:
-		/* On a core of its own this costs nothing; on a shared one it lets others work. Not
-		 * while the gate is to be opened: that is a matter of microseconds. */
-		if (p->pace.mode != PACE_SPIN && !p->pace.gate_until_ns)
-			sched_yield();
-		/* And the other half of the core, where there is one, and the line we look at. */
-		for (int i = 0; i < SPIN_PAUSES; i++)
-			cpu_pause();
-		break;
-	case PACE_NAPPING:
-		nap(p);
-		break;
-	case PACE_ASLEEP:
-		sleep_until_woken(p);
-		break;
-	}
 }
 
 /* ---- status ---- */
@@ -429,9 +138,9 @@ static bool attach_first(struct primary *p)
 	char why[512];
 
 	for (int i = 0; i < p->count; i++) {
-		enum conn_problem problem = attach(p, i, CONN_BUSY_MS, why, sizeof(why));
+		enum conn_problem problem = primary_attach(p, i, CONN_BUSY_MS, why, sizeof(why));
 
-		if (fatal(problem)) {
+		if (primary_fatal(problem)) {
 			log_line("%s", why);
 			return false;
 		}
@@ -452,7 +161,7 @@ static bool look_first(struct primary *p)
 	char why[512];
 
 	for (int i = 0; i < p->count; i++) {
-		if (fatal(conn_look(p->db[i]->feed.path, why, sizeof(why)))) {
+		if (primary_fatal(conn_look(p->db[i]->feed.path, why, sizeof(why)))) {
 			log_line("%s", why);
 			return false;
 		}
@@ -470,8 +179,9 @@ static void run(struct primary *p)
 
 		if (p->tap_event) {
 			p->tap_event = false;
-			take_tap_events(p);
+			primary_take_tap_events(p);
 		}
+		primary_rest_tap(p);
 		captured = capture_all(p);
 		work += captured + server_do_work(&p->server);
 		work += loop_reap(&p->node.loop);
@@ -484,7 +194,7 @@ static void run(struct primary *p)
 		counter_max(p->feeds[0]->counters, COUNTER_cycle_ns_max,
 			    clock_now_ns() - p->node.cycle_begin_ns);
 		if (!work)
-			idle(p);
+			primary_idle(p);
 	}
 }
 
@@ -510,7 +220,7 @@ static bool open_tap(struct primary *p, const char *word)
 		log_line("too little memory");
 		return false;
 	}
-	p->pace.tap = tap_wakes(p->tap);
+	primary_review_tap(p);
 	if (why[0] && mode != TAP_MODE_OFF)
 		log_line("no eBPF: %s; commits are found by naps alone, of %llu us to %llu ms", why,
 			 (unsigned long long)PACE_NAP_NS / 1000,
@@ -628,7 +338,7 @@ int cmd_primary(int argc, char **argv)
 	if (!node_open(&p.node, state_dir, cpu))
 		return EXIT_FAILED;
 	pace_init(&p.pace, mode, false);
-	p.tap_op.done = tap_done;
+	primary_idle_init(&p);
 	p.durable = durable;
 	code = EXIT_FAILED;
 	for (int i = 0; i < count; i++) {

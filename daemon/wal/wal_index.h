@@ -86,6 +86,13 @@ static inline uint32_t wal_index_backfill(volatile void *index)
 				    memory_order_acquire);
 }
 
+/* Is a checkpoint at work, or did one end before its work was done? */
+static inline bool wal_index_backfilling(volatile void *index)
+{
+	return atomic_load_explicit(wal_index_word(index, WAL_INDEX_ATTEMPTED),
+				    memory_order_relaxed) > wal_index_backfill(index);
+}
+
 /* The region of a frame, and the last frame before that region. */
 static inline uint32_t wal_index_region(uint32_t frame)
 {
