@@ -115,7 +115,7 @@ static const char *test_woken(void)
 		EXPECT(after(PACE_GATE_NS - 1) == PACE_AWAKE && after(1) == PACE_ASLEEP);
 		pace_woken(&p, now, true);
 		EXPECT(after(10 * US) == PACE_AWAKE);
-		pace_gated(&p);
+		pace_gated(&p, now);
 		EXPECT(after(0) == PACE_ASLEEP);
 	}
 	return NULL;
@@ -127,7 +127,7 @@ static const char *test_both(void)
 	start(PACE_SLEEP, true);
 	pace_woken(&p, now, false);
 	pace_woken(&p, now, true);
-	pace_gated(&p);
+	pace_gated(&p, now);
 	EXPECT(after(PACE_BEGIN_NS / 2) == PACE_AWAKE);
 	pace_woken(&p, now, true);
 	pace_commits(&p, now, 1);

@@ -37,20 +37,33 @@ void pace_woken(struct pace *p, uint64_t now_ns, bool checkpoint)
 		p->begin_until_ns = now_ns + PACE_BEGIN_NS;
 		return;
 	}
-	if (now_ns >= p->gate_until_ns)
+	if (now_ns >= p->gate_until_ns) {
 		p->gate_begin_ns = now_ns;
+		p->backfill_ns = 0;
+	}
 	p->gate_until_ns = now_ns + PACE_GATE_NS;
 }
 
 void pace_checkpointing(struct pace *p, uint64_t now_ns)
 {
-	if (now_ns < p->gate_until_ns && now_ns < p->gate_begin_ns + PACE_CHECKPOINT_NS)
-		p->gate_until_ns = now_ns + PACE_GATE_NS;
+	if (now_ns >= p->gate_until_ns || now_ns >= p->gate_begin_ns + PACE_CHECKPOINT_NS)
+		return;
+	p->gate_until_ns = now_ns + PACE_GATE_NS;
+	if (!p->backfill_ns)
+		p->backfill_ns = now_ns;
 }
 
-void pace_gated(struct pace *p)
+void pace_gated(struct pace *p, uint64_t now_ns)
 {
-	p->gate_until_ns = 0;
+	if (p->backfill_ns) {
+		uint64_t took = now_ns - p->backfill_ns;
+
+		if (took < p->backfill_takes_ns)
+			p->backfill_takes_ns = took;
+		else
+			p->backfill_takes_ns += (took - p->backfill_takes_ns) / 8;
+	}
+	p->gate_until_ns = p->backfill_ns = 0;
 }
 
 static bool expecting(const struct pace *p, uint64_t now_ns)
@@ -62,8 +75,12 @@ static enum pace_state adaptive(const struct pace *p, uint64_t now_ns)
 {
 	uint64_t quiet = now_ns - p->last_ns;
 
-	if (expecting(p, now_ns))
+	if (now_ns < p->begin_until_ns)
 		return PACE_AWAKE;
+	if (now_ns < p->gate_until_ns)
+		return p->backfill_ns && now_ns < p->backfill_ns + p->backfill_takes_ns / 2 ?
+			       PACE_NAPPING :
+			       PACE_AWAKE;
 	if (p->gap_ns < PACE_GAP_DENSE_NS && quiet < PACE_DENSE_QUIET_NS)
 		return PACE_NAPPING;
 	if (quiet < PACE_LINGER_NS)

@@ -40,6 +40,8 @@ struct pace {
 	uint64_t begin_until_ns; /* awake so long: a transaction was announced */
 	uint64_t gate_until_ns;	 /* awake so long: a checkpoint was announced, */
 	uint64_t gate_begin_ns;	 /* then */
+	uint64_t backfill_ns;	 /* since when it has been seen at work; 0: not yet */
+	uint64_t backfill_takes_ns; /* as a rule, rather too little */
 };
 
 void pace_init(struct pace *p, enum pace_mode mode, bool tap);
@@ -50,11 +52,11 @@ void pace_commits(struct pace *p, uint64_t now_ns, uint64_t n);
 /* The tap woke us: stay until what was announced has come. */
 void pace_woken(struct pace *p, uint64_t now_ns, bool checkpoint);
 
-/* The checkpoint that was announced is at work. */
+/* The checkpoint that was announced is at work: its first half can be napped through. */
 void pace_checkpointing(struct pace *p, uint64_t now_ns);
 
 /* What a checkpoint was awaited for has been done. */
-void pace_gated(struct pace *p);
+void pace_gated(struct pace *p, uint64_t now_ns);
 
 /* What to do now that there is no work. */
 enum pace_state pace_decide(struct pace *p, uint64_t now_ns);

@@ -209,7 +209,7 @@ void primary_idle(struct primary *p)
 	enum pace_state state;
 
 	if (p->pace.gate_until_ns && all_gated(p))
-		pace_gated(&p->pace);
+		pace_gated(&p->pace, p->node.loop.now_ns);
 	else if (p->pace.gate_until_ns && checkpointing(p))
 		pace_checkpointing(&p->pace, p->node.loop.now_ns);
 	state = pace_decide(&p->pace, p->node.loop.now_ns);

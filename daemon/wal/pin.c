@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <string.h>
 
+#define GATE_TRIES 32 /* for the read slot; about a microsecond each */
+
 void pin_init(struct pin *p, struct conn *conn)
 {
 	memset(p, 0, sizeof(*p));
@@ -73,8 +75,10 @@ bool pin_gate(struct pin *p, const struct wal_index_header *h)
 
 	if (wal_index_backfill(p->conn->index) != h->mx_frame)
 		return false;
-	if (conn_lock_shared(p->conn, WAL_LOCK_READ(0)))
-		return false;
+	/* A checkpointer says what it has done just before it lets go of the slot. */
+	for (int tries = 0; conn_lock_shared(p->conn, WAL_LOCK_READ(0)); tries++)
+		if (tries == GATE_TRIES || wal_index_backfill(p->conn->index) != h->mx_frame)
+			return false;
 	atomic_thread_fence(memory_order_seq_cst);
 	if (wal_index_read(p->conn->index, &now) || memcmp(&now, h, sizeof(now)) ||
 	    wal_index_backfill(p->conn->index) != h->mx_frame) {
