@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -55,6 +56,29 @@ void loop_prefer_latency(void)
 		return;
 	attr.runtime = LOOP_SLICE_NS;
 	syscall(SYS_sched_setattr, 0, &attr, 0);
+}
+
+static bool may_raise_priority(int nice_before)
+{
+	struct rlimit limit;
+
+	return geteuid() == 0 || (getrlimit(RLIMIT_NICE, &limit) == 0 &&
+				  (int64_t)limit.rlim_cur >= 20 - nice_before);
+}
+
+void loop_step_back(bool back)
+{
+	static _Thread_local bool stepped_back;
+	static _Thread_local int nice_before;
+
+	if (back == stepped_back)
+		return;
+	if (back)
+		nice_before = getpriority(PRIO_PROCESS, 0);
+	if (back && !may_raise_priority(nice_before))
+		return;
+	if (setpriority(PRIO_PROCESS, 0, nice_before + (back ? LOOP_NICE : 0)) == 0)
+		stepped_back = back;
 }
 
 int loop_open(struct loop *l)

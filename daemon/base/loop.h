@@ -62,4 +62,10 @@ int loop_pin(int cpu);
  * gets it sooner after a wake (Linux 6.12, sched_setattr(2)). Older kernels ignore it. */
 void loop_prefer_latency(void);
 
+#define LOOP_NICE 10 /* see loop_step_back(); setpriority(2): a tenth of the weight */
+
+/* Let others go first on a shared core, or no longer. No effect without the right to come back
+ * (root, CAP_SYS_NICE as root has it, or RLIMIT_NICE). Calling thread. */
+void loop_step_back(bool back);
+
 #endif

@@ -223,7 +223,7 @@ void primary_idle(struct primary *p)
 	case PACE_AWAKE:
 		/* On a core of its own this costs nothing; on a shared one it lets others work. Not
 		 * while the gate is to be opened: that is a matter of microseconds. */
-		if (p->pace.mode != PACE_SPIN && !p->pace.gate_until_ns)
+		if (p->pace.mode != PACE_SPIN)
 			sched_yield();
 		if (p->pace.gate_until_ns)
 			await_gate(p);
