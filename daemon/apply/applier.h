@@ -28,6 +28,7 @@
 #include "daemon/wire/feed.h"
 
 #define CHECKPOINT_BYTES  (16u << 20) /* of WAL since the last one: each costs several fsyncs */
+#define WRITEBACK_BYTES	  (1u << 20) /* of WAL: so much at a time is sent to the disk ahead */
 #define HOLD_BYTES	  (48u << 20) /* of WAL */
 #define HOLD_AGAIN_MS	  1000 /* after a hold that did not help */
 #define SYNC_IDLE_MS	  1000 /* quiet for so long: what was applied is synced */
@@ -50,6 +51,7 @@ struct checkpoint_job {
 	struct applier *applier;
 	struct conn conn;
 	bool backfill, sync_copy, sync_record; /* asked for */
+	uint64_t push_from, push_to; /* of the WAL file: only this, and only begin */
 	uint64_t txid;
 	int err;
 	uint32_t frames, backfilled;
@@ -82,6 +84,7 @@ struct applier {
 	uint64_t durable;	 /* txid; STATUS_UNKNOWN */
 
 	struct checkpoint_job checkpoint;
+	uint64_t pushed;       /* bytes of the WAL, on their way to the disk */
 	uint32_t checkpointed; /* frames when the last checkpoint was asked for */
 	bool hold;
 	bool hold_wanted; /* at the end of the commit that is being applied */

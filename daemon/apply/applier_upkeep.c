@@ -35,6 +35,12 @@ static void checkpoint_run(struct job *job)
 
 	c->err = 0;
 	c->frames = c->backfilled = 0;
+	if (c->push_to) {
+		/* A hint; what it cannot do the next sync will. */
+		sync_file_range(a->writer.wal_fd, (off_t)c->push_from,
+				(off_t)(c->push_to - c->push_from), SYNC_FILE_RANGE_WRITE);
+		return;
+	}
 	if (!c->conn.db && conn_open(&c->conn, a->feed->path, CONN_BUSY_MS, why, sizeof(why))) {
 		c->err = -EIO;
 		return;
@@ -60,6 +66,10 @@ static void checkpoint_done(struct job *job)
 	struct checkpoint_job *c = (struct checkpoint_job *)job;
 	struct applier *a = c->applier;
 
+	if (c->push_to) {
+		c->push_to = 0;
+		return;
+	}
 	if (c->err && c->err != -EBUSY) {
 		a->hold = false;
 		applier_trouble(a, c->err);
@@ -97,6 +107,16 @@ static void ask_checkpoint(struct applier *a, bool backfill)
 	worker_give(a->worker, &c->job);
 }
 
+/* A sync of a long WAL at once would keep the disk from others for milliseconds. */
+static void ask_writeback(struct applier *a)
+{
+	struct checkpoint_job *c = &a->checkpoint;
+
+	c->push_from = a->pushed;
+	c->push_to = a->pushed = wal_writer_bytes(&a->writer);
+	worker_give(a->worker, &c->job);
+}
+
 void upkeep_ask(struct applier *a)
 {
 	uint64_t now = a->loop->now_ns;
@@ -121,6 +141,8 @@ void upkeep_ask(struct applier *a)
 	} else if (a->durable != a->applied.txid &&
 		   (a->durable_mode || now - a->last_apply_ns > SYNC_IDLE_MS * MS)) {
 		ask_checkpoint(a, false);
+	} else if (wal_writer_bytes(&a->writer) >= a->pushed + WRITEBACK_BYTES) {
+		ask_writeback(a);
 	}
 }
 
@@ -133,6 +155,7 @@ void upkeep_renew(struct applier *a)
 	done = wal_writer_restart(&a->writer, applier_note_new_life, a);
 	if (done > 0) {
 		a->checkpointed = 0;
+		a->pushed = 0;
 		a->hold = false;
 	} else if (done < 0) {
 		applier_trouble(a, done);
