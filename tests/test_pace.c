@@ -54,7 +54,7 @@ static const char *test_quiet(void)
 			start((enum pace_mode)mode, tap);
 			EXPECT(after(0) == rest && after(10 * S) == rest);
 			commits(1000, 50 * US);
-			EXPECT(after(PACE_SPIN_NS_MAX + 10 * PACE_NAP_NS) == rest);
+			EXPECT(after(PACE_DENSE_QUIET_NS) == rest);
 			commits(1000, 2 * MS);
 			EXPECT(after(10 * PACE_GAP_SPIN_NS) == rest);
 			EXPECT(after(10 * S) == rest);
@@ -135,6 +135,44 @@ static const char *test_both(void)
 	return NULL;
 }
 
+/* While the checkpoint goes on it is awaited, and what is known to take long is napped through first;
+ * but not for ever. */
+static const char *test_checkpointing(void)
+{
+	start(PACE_ADAPTIVE, true);
+	for (int i = 0; i < 50; i++) {
+		commits(100, 20 * US);
+		pace_woken(&p, now, true);
+		for (int ms = 0; ms < 10; ms++) {
+			enum pace_state s = after(MS);
+
+			EXPECT(s != PACE_ASLEEP);
+			EXPECT(i < 40 || s == (ms > 0 && ms <= 4 ? PACE_NAPPING : PACE_AWAKE));
+			pace_checkpointing(&p, now);
+		}
+		pace_gated(&p, now);
+		EXPECT(after(0) == PACE_NAPPING);
+	}
+	pace_woken(&p, now, true);
+	for (int ms = 0; ms < 100; ms++) {
+		pace_checkpointing(&p, now);
+		after(MS);
+	}
+	EXPECT(now >= p.gate_until_ns && after(0) == PACE_ASLEEP);
+	pace_checkpointing(&p, now);
+	EXPECT(after(0) == PACE_ASLEEP);
+	return NULL;
+}
+
+/* Dense commits may pause for a sync of the disk without our going to sleep. */
+static const char *test_dense_pause(void)
+{
+	start(PACE_ADAPTIVE, true);
+	commits(200, 20 * US);
+	EXPECT(after(PACE_DENSE_QUIET_NS - 1) == PACE_NAPPING && after(1) == PACE_ASLEEP);
+	return NULL;
+}
+
 /* A burst after quiet costs one wakeup: its second commit already finds us awake. */
 static const char *test_burst(void)
 {
@@ -191,6 +229,8 @@ int main(void)
 	run("pace_rare", test_rare);
 	run("pace_woken", test_woken);
 	run("pace_both", test_both);
+	run("pace_checkpointing", test_checkpointing);
+	run("pace_dense_pause", test_dense_pause);
 	run("pace_burst", test_burst);
 	run("pace_edges", test_edges);
 	run("pace_names", test_names);

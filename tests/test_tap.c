@@ -514,6 +514,29 @@ static void learns_only_what_is_locked(void)
 	tap_forget(tap, 7);
 }
 
+static int open_descriptors(void);
+
+/* Taken out, nothing is heard and nothing can be learned; put back, all that was learned is still
+ * known. Nothing piles up. */
+static void out_and_in(void)
+{
+	int fds = open_descriptors();
+
+	for (int i = 0; i < 5; i++) {
+		tap_detach(tap);
+		tap_detach(tap);
+		tap_arm(tap, BOTH);
+		CHECK(commit(&one) && checkpoint(&one));
+		CHECK(!readable(tap, 0) && tap_drain(tap, &seen) == 0);
+		CHECK(tap_learn_begin(tap, 7) == -EAGAIN && tap_learn_end(tap) == 0);
+		CHECK(tap_attach(tap) == 0 && tap_attach(tap) == 0);
+		CHECK(commit(&one));
+		CHECK(tap_drain(tap, &seen) == 1 && seen.begin == 1ull << 3);
+	}
+	CHECK(open_descriptors() == fds);
+	commit_wakes();
+}
+
 static int open_descriptors(void)
 {
 	DIR *fds = opendir("/proc/self/fd");
@@ -736,6 +759,7 @@ static const struct test tests[] = {
 	{"checkpoint_write_is_not_foreign", checkpoint_write_is_not_foreign, true},
 	{"forget_works", forget_works, false},
 	{"learns_only_what_is_locked", learns_only_what_is_locked, false},
+	{"out_and_in", out_and_in, false},
 	{"learning_does_not_leak", learning_does_not_leak, false},
 	{"open_close_does_not_leak", open_close_does_not_leak, false},
 	{"mode_locks", mode_locks, false},
