@@ -343,17 +343,28 @@ def filesystem_of(path):
     return kind
 
 
+def core_times():
+    """(idle, stolen by the host, all) of all cores since boot, in ticks."""
+    # user nice system idle iowait irq softirq steal; guest time is in user already
+    t = [int(n) for n in read("/proc/stat").splitlines()[0].split()[1:9]]
+    return t[3] + t[4], t[7], sum(t)
+
+
 def others_busy(seconds=0.5):
     """Share of all cores that others use while nothing of ours runs, stolen time included: a
     benchmark on a machine that is not quiet says so."""
-    def times():
-        # user nice system idle iowait irq softirq steal; guest time is in user already
-        t = [int(n) for n in read("/proc/stat").splitlines()[0].split()[1:9]]
-        return t[3] + t[4], sum(t)
-    before = times()
+    before = core_times()
     time.sleep(seconds)
-    after = times()
-    return 1 - (after[0] - before[0]) / max(after[1] - before[1], 1)
+    after = core_times()
+    return 1 - (after[0] - before[0]) / max(after[2] - before[2], 1)
+
+
+def stolen_since(before):
+    """Share of the time that the cores wanted to work, but the host let others: a virtual machine
+    that is stopped for milliseconds shows it in every tail."""
+    after = core_times()
+    busy = after[2] - before[2] - (after[0] - before[0])
+    return (after[1] - before[1]) / max(busy, 1)
 
 
 def machine(lab):

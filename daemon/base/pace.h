@@ -1,14 +1,18 @@
 /* pace.h - when the pinned loop spins, naps and sleeps: interrupt when quiet, poll when busy.
  *
  *   ASLEEP    nothing for a while; the tap is armed, the first sign of a transaction wakes
- *   NAPPING   short pauses; only the beginning of a checkpoint wakes, so that the gate opens in time
+ *   NAPPING   short pauses; only the beginning of a checkpoint wakes, and not even that where it can
+ *             be foreseen
  *   AWAKE     polling; the tap is muted and the application pays nothing
  *
  * What wakes costs the application a wakeup, so it should pay once a burst, never once a commit.
  * Adaptive: commits that follow one another closely enough to be waited for (GAP_SPIN_NS) are
  * awaited spinning, because a nap would be longer than the wait. Commits so dense that a nap takes in
  * several (GAP_DENSE_NS) are taken in bunches: a nap then costs a little delay and saves most of
- * the processor. Anything rarer sleeps. */
+ * the processor. Anything rarer sleeps.
+ *
+ * The gate (daemon/wal/pin.h) can be opened only between the end of a checkpoint and the next commit, so
+ * we are awake then; through the first half of what usually is a long checkpoint we nap. */
 #ifndef WALWIRE_PACE_H
 #define WALWIRE_PACE_H
 

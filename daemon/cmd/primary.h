@@ -28,7 +28,8 @@ struct primary_db {
 	struct feed feed;
 	struct capture capture;
 	enum db_state state;
-	bool heard; /* the tap knows its -shm */
+	bool heard;	  /* the tap knows its -shm */
+	bool gate_wanted; /* a checkpoint was announced */
 	char detail[256];
 	char record_path[DB_PATH_MAX + 16];
 	struct stat identity;

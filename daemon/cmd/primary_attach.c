@@ -40,7 +40,6 @@ enum conn_problem primary_attach(struct primary *p, int i, int busy_ms, char *wh
 	if (open_already(p, i, why, why_bytes))
 		return CONN_FAILED;
 	learning = tap_learn_begin(p->tap, (unsigned int)i) == 0;
-
 	problem = capture_open(&d->capture, &d->feed, &p->node.loop, d->record_path, busy_ms, why,
 			       why_bytes);
 	d->heard = learning && tap_learn_end(p->tap) & TAP_LEARNED_SHM;

@@ -17,11 +17,14 @@ void primary_take_tap_events(struct primary *p)
 		return;
 	counter_add(p->feeds[0]->counters, COUNTER_tap_wakeups, 1);
 	pace_woken(&p->pace, p->node.loop.now_ns, seen.checkpoint != 0);
-	for (int i = 0; i < p->count; i++)
+	for (int i = 0; i < p->count; i++) {
+		if (seen.checkpoint & (1ull << i))
+			p->db[i]->gate_wanted = true;
 		if (seen.foreign_write & (1ull << i) && p->db[i]->state == DB_ATTACHED)
 			log_line("'%s' was written by a program that holds no lock of SQLite's; its "
 				 "replicas may differ now",
 				 p->db[i]->feed.path);
+	}
 }
 
 static void tap_done(struct loop_op *op, int res, uint32_t flags)
@@ -33,7 +36,10 @@ static void tap_done(struct loop_op *op, int res, uint32_t flags)
 	p->tap_event = true;
 }
 
-/* ---- the tap in and out ---- */
+/* ---- the tap in and out ----
+ *
+ * Even a muted program costs every commit a little. While commits are dense nobody needs it: headers are
+ * polled and checkpoints foreseen. So it goes after a while, and comes back before we sleep. */
 
 static void tap_move(struct job *job)
 {
@@ -107,22 +113,27 @@ void primary_idle_init(struct primary *p)
 
 /* ---- idling ---- */
 
-static bool all_gated(const struct primary *p)
+/* The gate is still to be opened. */
+static bool awaited(const struct primary_db *d)
 {
-	for (int i = 0; i < p->count; i++)
-		if (p->db[i]->state == DB_ATTACHED &&
-		    p->db[i]->capture.pin.state != PIN_GATED)
-			return false;
-	return true;
+	return d->gate_wanted && d->state == DB_ATTACHED && d->capture.pin.state == PIN_PINNED;
 }
 
-static bool checkpointing(const struct primary *p)
+static void watch_checkpoints(struct primary *p)
 {
-	for (int i = 0; i < p->count; i++)
-		if (p->db[i]->state == DB_ATTACHED &&
-		    wal_index_backfilling(p->db[i]->capture.conn.index))
-			return true;
-	return false;
+	bool any = false, at_work = false;
+
+	for (int i = 0; i < p->count; i++) {
+		struct primary_db *d = p->db[i];
+
+		d->gate_wanted = awaited(d) && p->node.loop.now_ns < p->pace.gate_until_ns;
+		any |= d->gate_wanted;
+		at_work |= d->gate_wanted && wal_index_backfilling(d->capture.conn.index);
+	}
+	if (!any)
+		pace_gated(&p->pace, p->node.loop.now_ns);
+	else if (at_work)
+		pace_checkpointing(&p->pace, p->node.loop.now_ns);
 }
 
 static bool capture_pending(const struct primary *p)
@@ -147,9 +158,10 @@ static bool checkpoint_due(struct primary *p)
 			continue;
 		ahead = frame > d->seen_frame ? 2 * (frame - d->seen_frame) : 0;
 		d->seen_frame = frame;
-		if (d->capture.pin.state == PIN_PINNED)
-			due |= forecast_due(&d->capture.forecast, ahead,
-					    wal_index_backfilling(d->capture.conn.index));
+		if (d->capture.pin.state == PIN_PINNED &&
+		    forecast_due(&d->capture.forecast, ahead,
+				 wal_index_backfilling(d->capture.conn.index)))
+			due = d->gate_wanted = true;
 	}
 	return due;
 }
@@ -164,6 +176,15 @@ static unsigned int nap_arm(struct primary *p)
 	return 0;
 }
 
+static void woken(struct primary *p, unsigned int armed)
+{
+	tap_arm(p->tap, 0);
+	p->node.loop.now_ns = clock_now_ns();
+	if (armed)
+		p->tap_used_ns = p->node.loop.now_ns;
+	primary_take_tap_events(p);
+}
+
 static void nap(struct primary *p)
 {
 	struct pollfd fds[] = {
@@ -171,12 +192,11 @@ static void nap(struct primary *p)
 		{.fd = p->node.wake_fd, .events = POLLIN},
 	};
 	struct timespec ts = {.tv_nsec = (long)pace_nap_ns(&p->pace, p->node.loop.now_ns)};
+	unsigned int arm = nap_arm(p);
 
-	tap_arm(p->tap, nap_arm(p));
+	tap_arm(p->tap, arm);
 	ppoll(fds, 2, &ts, NULL);
-	tap_arm(p->tap, 0);
-	p->node.loop.now_ns = clock_now_ns();
-	primary_take_tap_events(p);
+	woken(p, arm);
 }
 
 static void sleep_until_woken(struct primary *p)
@@ -191,16 +211,14 @@ static void sleep_until_woken(struct primary *p)
 	/* Once more: what was published before the arming wakes nobody. */
 	if (!capture_pending(p))
 		loop_wait(&p->node.loop, PACE_SLEEP_NS);
-	tap_arm(p->tap, 0);
-	p->node.loop.now_ns = clock_now_ns();
-	primary_take_tap_events(p);
+	woken(p, TAP_ARM_BEGIN | TAP_ARM_CHECKPOINT);
 }
 
 /* The gate can be opened between the end of a checkpoint and the next commit: a few microseconds. */
 static void await_gate(struct primary *p)
 {
 	for (int i = 0; i < p->count; i++)
-		if (p->db[i]->state == DB_ATTACHED && p->db[i]->capture.pin.state == PIN_PINNED)
+		if (awaited(p->db[i]))
 			capture_await(&p->db[i]->capture, GATE_LOOKS / p->count);
 }
 
@@ -208,10 +226,8 @@ void primary_idle(struct primary *p)
 {
 	enum pace_state state;
 
-	if (p->pace.gate_until_ns && all_gated(p))
-		pace_gated(&p->pace, p->node.loop.now_ns);
-	else if (p->pace.gate_until_ns && checkpointing(p))
-		pace_checkpointing(&p->pace, p->node.loop.now_ns);
+	if (p->pace.gate_until_ns)
+		watch_checkpoints(p);
 	state = pace_decide(&p->pace, p->node.loop.now_ns);
 	if (state == PACE_ASLEEP && (!primary_tap_ready(p) || server_busy(&p->server)))
 		state = PACE_NAPPING;
