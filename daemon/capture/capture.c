@@ -256,6 +256,8 @@ void capture_close(struct capture *c)
 		loop_wait(c->loop, 1000000);
 	pin_drop(&c->pin);
 	slots_close(&c->slots);
+	/* A worker of io_uring may hold the file a little longer than its completion tells. */
+	flock(c->wal_fd, LOCK_UN);
 	close(c->wal_fd);
 	conn_close(&c->side);
 	conn_close(&c->conn);
