@@ -4,7 +4,7 @@ import re
 import signal
 import time
 
-from common import (Fail, env_number, identical, need, read_n, run, scenario, sql, until)
+from common import (Fail, Skip, env_number, identical, need, read_n, run, scenario, sql, until)
 
 TAIL_LINE = re.compile(r"^(\S+) txid=(\d+) chain=([0-9a-f]{16}) frames=(\d+|\?) db_pages=(\d+)( |$)")
 
@@ -70,6 +70,48 @@ def early(stage):
     b.wait_streaming(db, timeout=4)
     stage.writer(db, commits=50).finish()
     stage.finish(db, [p, a, b], keep=False)
+
+
+def links(pid):
+    """The BPF links that a process holds: where its programs are attached."""
+    found = set()
+    for fd in os.listdir(f"/proc/{pid}/fdinfo"):
+        try:
+            with open(f"/proc/{pid}/fdinfo/{fd}") as f:
+                found |= set(re.findall(r"^link_id:\s*(\d+)", f.read(), re.M))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+@scenario(90)
+def tap_rests(stage):
+    """While commits are dense the tap's programs are out of the application's way; they come back
+    when it pauses, stay while nothing happens, and still wake: every commit arrives."""
+    db, script = stage.path("app.db"), stage.path("dense.sql")
+    sql(db, "PRAGMA journal_mode=WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT);")
+    with open(script, "w") as f:
+        f.write("PRAGMA synchronous=OFF;\n" + "INSERT INTO t(v) VALUES('dense');\n" * 150000)
+    p = stage.primary(db).wait_attached(db)
+    a = stage.replica(p, "a").wait_streaming(db)
+    if not links(p.pid):
+        raise Skip("no BPF here")
+    with open(script) as f:
+        app = stage.spawn("app", ["sqlite3", db], stdin=f)
+        until("the programs are taken out", lambda: not links(p.pid), timeout=30)
+        app.finish()
+    until("the programs are back", lambda: links(p.pid), timeout=30)
+    stayed = links(p.pid)
+    for _ in range(15):
+        time.sleep(0.2)
+        need(links(p.pid) == stayed, "the programs were moved while nothing happened")
+    before = p.counter(db, "tap_wakeups")
+    sql(db, "INSERT INTO t(v) VALUES('last')")
+    until("a wakeup", lambda: p.counter(db, "tap_wakeups") > before)
+    until("the last row", lambda: sql(a.path(db), "SELECT count(*) FROM t") == "150001", timeout=30)
+    for node in (a, p):
+        node.stop()
+    identical([db, a.path(db)])
 
 
 def read_tail(tail):
