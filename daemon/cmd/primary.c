@@ -208,12 +208,27 @@ static void end(struct primary *p)
 	}
 }
 
-static bool open_tap(struct primary *p, const char *word)
+static bool parse_tap(const char *word, enum tap_mode *ret_mode)
 {
-	enum tap_mode mode = !strcmp(word, "off")    ? TAP_MODE_OFF :
-			     !strcmp(word, "locks")  ? TAP_MODE_LOCKS :
-			     !strcmp(word, "writes") ? TAP_MODE_WRITES :
-						       TAP_MODE_AUTO;
+	static const char *const words[] = {
+		[TAP_MODE_AUTO] = "auto",
+		[TAP_MODE_LOCKS] = "locks",
+		[TAP_MODE_WRITES] = "writes",
+		[TAP_MODE_OFF] = "off",
+	};
+
+	for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++) {
+		if (!strcmp(word, words[i])) {
+			*ret_mode = (enum tap_mode)i;
+			return true;
+		}
+	}
+	log_line("primary: unknown --tap '%s'; it is auto, locks, writes or off", word);
+	return false;
+}
+
+static bool open_tap(struct primary *p, enum tap_mode mode)
+{
 	char why[256] = "";
 
 	if (tap_open(&p->tap, mode, why, sizeof(why)) < 0) {
@@ -228,7 +243,7 @@ static bool open_tap(struct primary *p, const char *word)
 	return true;
 }
 
-static int serve(struct primary *p, const char *listen, const char *tap_word)
+static int serve(struct primary *p, const char *listen, enum tap_mode tap_mode)
 {
 	char why[512] = "";
 	int code = EXIT_FAILED;
@@ -240,7 +255,7 @@ static int serve(struct primary *p, const char *listen, const char *tap_word)
 		log_line("%s", why);
 		goto undo_worker;
 	}
-	if (!open_tap(p, tap_word))
+	if (!open_tap(p, tap_mode))
 		goto undo_server;
 	if (attach_first(p)) {
 		log_info("primary at %s; tap: %s", listen, tap_describe(p->tap));
@@ -317,6 +332,7 @@ int cmd_primary(int argc, char **argv)
 	const char *words[DATABASES_MAX + 1];
 	static struct primary p;
 	enum pace_mode mode;
+	enum tap_mode tap_mode;
 	int64_t cpu;
 	int count, code;
 
@@ -326,12 +342,7 @@ int cmd_primary(int argc, char **argv)
 		log_line("primary: unknown --idle '%s'; it is spin, adaptive or sleep", idle_word);
 		return EXIT_USAGE;
 	}
-	if (strcmp(tap_word, "auto") && strcmp(tap_word, "locks") && strcmp(tap_word, "writes") &&
-	    strcmp(tap_word, "off")) {
-		log_line("primary: unknown --tap '%s'; it is auto, locks, writes or off", tap_word);
-		return EXIT_USAGE;
-	}
-	if (!node_check_ring(&ring_bytes) || !node_check_cpu(cpu_word, &cpu))
+	if (!parse_tap(tap_word, &tap_mode) || !node_check_ring(&ring_bytes) || !node_check_cpu(cpu_word, &cpu))
 		return EXIT_USAGE;
 	if (!check_listen(listen, insecure))
 		return EXIT_FAILED;
@@ -347,7 +358,7 @@ int cmd_primary(int argc, char **argv)
 			goto out;
 		}
 	}
-	code = serve(&p, listen, tap_word);
+	code = serve(&p, listen, tap_mode);
 out:
 	for (int i = 0; i < p.count; i++) {
 		feed_close(&p.db[i]->feed);
