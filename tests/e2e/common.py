@@ -500,6 +500,7 @@ def slow_disk(us):
 
 class Link:
     """A TCP relay between two nodes that can be cut, held, or made to flip a bit."""
+    PIECE = 65536
 
     def __init__(self, stage, to_port):
         import threading
@@ -531,19 +532,27 @@ class Link:
             for a, b, downwards in ((near, far, False), (far, near, True)):
                 threading.Thread(target=self.relay, args=(a, b, downwards), daemon=True).start()
 
+    def before(self, a, b, downwards):
+        """Called before each piece is taken from a, to go to b."""
+
+    def passing(self, data, downwards):
+        """What goes on instead of `data`."""
+        if downwards == self.flip_downwards and self.flip_after is not None:
+            self.flip_after -= len(data)
+            if self.flip_after < 0:
+                i = random.randrange(len(data))
+                data = data[:i] + bytes([data[i] ^ 1 << random.randrange(8)]) + data[i + 1:]
+                self.flip_after = None
+        return data
+
     def relay(self, a, b, downwards):
         try:
             while True:
-                data = a.recv(65536)
+                self.before(a, b, downwards)
+                data = a.recv(self.PIECE)
                 if not data:
                     break
-                if downwards == self.flip_downwards and self.flip_after is not None:
-                    self.flip_after -= len(data)
-                    if self.flip_after < 0:
-                        i = random.randrange(len(data))
-                        data = data[:i] + bytes([data[i] ^ 1 << random.randrange(8)]) + data[i + 1:]
-                        self.flip_after = None
-                b.sendall(data)
+                b.sendall(self.passing(data, downwards))
         except OSError:
             pass
         for s in (a, b):

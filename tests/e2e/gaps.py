@@ -77,6 +77,7 @@ def fill(disk):
 
 class Valve(Link):
     """A relay that lets `limit` bytes pass from the source and holds what follows."""
+    PIECE = 32768
 
     def __init__(self, stage, to_port, limit=math.inf):
         self.limit, self.passed = limit, 0
@@ -85,27 +86,19 @@ class Valve(Link):
     def held(self):
         return self.passed >= self.limit
 
-    def relay(self, a, b, downwards):
-        try:
-            if downwards:  # what is held should not fit into sockets
-                a.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-                b.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
-            while True:
-                while downwards and self.held() and not self.down:
-                    time.sleep(0.005)
-                data = a.recv(32768)
-                if not data:
-                    break
-                if downwards:
-                    self.passed += len(data)
-                b.sendall(data)
-        except OSError:
-            pass
-        for s in (a, b):
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+    def before(self, a, b, downwards):
+        if not downwards:
+            return
+        # What is held should not fit into sockets.
+        a.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        b.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        while self.held() and not self.down:
+            time.sleep(0.005)
+
+    def passing(self, data, downwards):
+        if downwards:
+            self.passed += len(data)
+        return data
 
 
 # -- absences --
