@@ -21,6 +21,7 @@ MAYBE uint64_t make_frame(const struct maker *m, uint8_t *frame, uint32_t pgno, 
 
 	rnd_fill(frame, FRAME_HEADER_BYTES + m->page_bytes);
 	memcpy(frame, be, 8);
+	frame_strip(frame);
 	return chain_fold(chain, frame, page_hash(pgno, frame + FRAME_HEADER_BYTES, m->page_bytes));
 }
 

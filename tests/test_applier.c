@@ -221,8 +221,9 @@ static void send_frames(struct place *p, uint32_t first, uint32_t last)
 
 	memcpy(to + BATCH_HEADER_BYTES, wal_file_frame(&p->wal, first), (size_t)h.frames * stride);
 	for (uint32_t f = first; f <= last; f++) {
-		const uint8_t *frame = wal_file_frame(&p->wal, f);
+		uint8_t *frame = to + BATCH_HEADER_BYTES + (f - first) * stride;
 
+		frame_strip(frame);
 		p->chain = chain_fold(p->chain, frame,
 				      page_hash(frame_pgno(frame), frame + 24, p->page_bytes));
 		if (frame_db_pages(frame)) {

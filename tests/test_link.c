@@ -319,25 +319,6 @@ static void short_stream(struct place *p)
 	p->out_bytes += make_commits(&p->maker, next(p), frames, 2, false, NULL);
 }
 
-/* Does the byte at `at` of the stream mean nothing? Salts and checksums of frames belong to the WAL
- * they come from, padding to nobody. */
-static bool idle_byte(const struct place *p, uint32_t at)
-{
-	struct batch_header h;
-	uint32_t pos = 0, in;
-
-	while (batch_header_get(p->out + pos, &h) == 0 && at >= pos + h.bytes)
-		pos += h.bytes;
-	in = at - pos;
-	if (in < BATCH_HEADER_BYTES)
-		return false;
-	in -= BATCH_HEADER_BYTES;
-	if (in >= h.frames * batch_frame_bytes(PAGE_BYTES))
-		return true;
-	in %= batch_frame_bytes(PAGE_BYTES);
-	return in >= 8 && in < FRAME_HEADER_BYTES;
-}
-
 /* One flipped bit anywhere: what was before it is published, what has it never is, and the
  * connection ends. */
 static const char *test_flipped(void)
@@ -353,7 +334,6 @@ static const char *test_flipped(void)
 		struct maker end = p.maker;
 		uint64_t before = bad(&p);
 		uint8_t bit = (uint8_t)(1u << below(8));
-		bool idle = idle_byte(&p, at);
 
 		EXPECT(batch_header_get(p.out + batch, &h) == 0);
 		if (at == batch + h.bytes)
@@ -364,18 +344,13 @@ static const char *test_flipped(void)
 		CALL(streaming(&p, VERDICT_CONTINUE));
 		p.out[at] ^= bit;
 		EXPECT(say(&p, p.out, bytes));
-		if (idle) {
-			UNTIL(&p, published(&p) == bytes);
-			EXPECT(bad(&p) == before);
-		} else {
-			/* Dropped at once, though the source goes on. */
-			UNTIL(&p, p.link.state == LINK_WAITING);
-			EXPECT(bad(&p) == before + 1);
-			if (published(&p) != batch)
-				fprintf(stderr, "byte %u: %llu published, not %u\n", at,
-					(unsigned long long)published(&p), batch);
-			EXPECT(published(&p) == batch);
-		}
+		/* Dropped at once, though the source goes on. */
+		UNTIL(&p, p.link.state == LINK_WAITING);
+		EXPECT(bad(&p) == before + 1);
+		if (published(&p) != batch)
+			fprintf(stderr, "byte %u: %llu published, not %u\n", at,
+				(unsigned long long)published(&p), batch);
+		EXPECT(published(&p) == batch);
 		EXPECT(same_bytes(&p, published(&p)));
 		CALL(ended(&p));
 		p.out[at] ^= bit;

@@ -342,9 +342,12 @@ static void finish_batch(struct capture *c)
 	if (last)
 		frames = last;
 	h.chain = h.chain_before;
+	memcpy(c->last_head, batch_frame(batch, frames - 1, c->page_bytes), FRAME_HEADER_BYTES);
+	c->last_known = true;
 	for (uint32_t i = 0; i < frames; i++) {
-		const uint8_t *frame = batch_frame(batch, i, c->page_bytes);
+		uint8_t *frame = batch + BATCH_HEADER_BYTES + i * batch_frame_bytes(c->page_bytes);
 
+		frame_strip(frame);
 		h.chain = chain_fold(h.chain, frame,
 				     page_hash(frame_pgno(frame), frame + FRAME_HEADER_BYTES,
 					       c->page_bytes));
@@ -357,8 +360,6 @@ static void finish_batch(struct capture *c)
 	       h.bytes - BATCH_HEADER_BYTES - frames * batch_frame_bytes(c->page_bytes));
 	batch_header_put(batch, &h);
 
-	memcpy(c->last_head, batch_frame(batch, frames - 1, c->page_bytes), FRAME_HEADER_BYTES);
-	c->last_known = true;
 	r->frame += frames;
 	r->chain = h.chain;
 	r->txid = h.txid;

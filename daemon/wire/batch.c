@@ -105,6 +105,25 @@ uint64_t chain_fold(uint64_t chain, const uint8_t *frame, uint64_t hash)
 	return hash64(&link, sizeof(link));
 }
 
+/* Rule 5, of a frame and of the padding. */
+static bool frame_stripped(const uint8_t *frame)
+{
+	uint64_t salts, sums;
+
+	memcpy(&salts, frame + 8, 8);
+	memcpy(&sums, frame + 16, 8);
+	return !(salts | sums);
+}
+
+static bool padding_is_zero(const uint8_t *batch, const struct batch_header *h)
+{
+	uint32_t at = BATCH_HEADER_BYTES + h->frames * batch_frame_bytes(1u << h->page_shift);
+
+	while (at < h->bytes && batch[at] == 0)
+		at++;
+	return at >= h->bytes;
+}
+
 int batch_check(const uint8_t *batch, const struct batch_header *h)
 {
 	uint32_t page_bytes = 1u << h->page_shift;
@@ -117,7 +136,7 @@ int batch_check(const uint8_t *batch, const struct batch_header *h)
 		const uint8_t *frame = batch_frame(batch, i, page_bytes);
 		uint32_t pgno = frame_pgno(frame);
 
-		if (pgno == 0)
+		if (pgno == 0 || !frame_stripped(frame))
 			return -EBADMSG;
 		if (frame_db_pages(frame)) {
 			commits++;
@@ -126,7 +145,7 @@ int batch_check(const uint8_t *batch, const struct batch_header *h)
 		chain = chain_fold(chain, frame,
 				   page_hash(pgno, frame + FRAME_HEADER_BYTES, page_bytes));
 	}
-	if (commits != h->commits || chain != h->chain)
+	if (commits != h->commits || chain != h->chain || !padding_is_zero(batch, h))
 		return -EBADMSG;
 	if (commits && (db_pages != h->db_pages ||
 			!frame_db_pages(batch_frame(batch, h->frames - 1, page_bytes))))

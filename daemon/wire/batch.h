@@ -1,9 +1,9 @@
 /* batch.h - the batch: what lies in the ring and what crosses the wire, the same bytes.
  *
- * All numbers little-endian. A batch is a 64-byte header, `frames` WAL frames as SQLite writes
- * them (24-byte header, then the page; https://sqlite.org/fileformat2.html#walformat), and zeros
- * up to a multiple of 64. Of a frame's own header only pgno and the database size count (offsets
- * 0 and 4, big-endian); its salts and checksums belong to the WAL it was read from.
+ * All numbers little-endian. A batch is a 64-byte header, `frames` frames, and zeros up to a
+ * multiple of 64. A frame has the shape of a WAL frame (24-byte header, then the page;
+ * https://sqlite.org/fileformat2.html#walformat): pgno and the database size at offsets 0 and 4,
+ * big-endian, then zeros: salts and checksums belong to the WAL it was read from.
  *
  *   offset  size
  *      0     4   bytes         length of the whole batch, padding included
@@ -27,7 +27,8 @@
  *  2. bytes == 64 + frames * (24 + page size), rounded up to 64, and at most BATCH_BYTES_MAX;
  *  3. every pgno is 1 or more; `commits` frames have a nonzero size; if there are any, the last
  *     frame is one of them and its size is db_pages;
- *  4. folding every frame into chain_before gives chain (batch_fold()).
+ *  4. folding every frame into chain_before gives chain (chain_fold());
+ *  5. what is said to be zeros is: so there is no bit whose damage would not be noticed.
  *
  * The chain is folded frame by frame, so it does not depend on how frames were cut into batches:
  * equal chains after equal txids mean equal histories. One check thus proves content, order and
@@ -134,13 +135,19 @@ void batch_header_put(uint8_t *to, struct batch_header *h);
 /* Read and check the header at `from`: rules 1 and 2. 0; -EPROTO. */
 int batch_header_get(const uint8_t *from, struct batch_header *ret_h);
 
+/* Make zeros of a frame's salts and checksums (rule 5). */
+static inline void frame_strip(uint8_t *frame)
+{
+	memset(frame + 8, 0, FRAME_HEADER_BYTES - 8);
+}
+
 /* The hash of one page, its number included: what the page table stores. */
 uint64_t page_hash(uint32_t pgno, const uint8_t *page, uint32_t page_bytes);
 
 /* The chain after one more frame. */
 uint64_t chain_fold(uint64_t chain, const uint8_t *frame, uint64_t hash);
 
-/* Check rules 3 and 4 of a whole batch whose header was read from it. 0; -EBADMSG. */
+/* Check rules 3 to 5 of a whole batch whose header was read from it. 0; -EBADMSG. */
 int batch_check(const uint8_t *batch, const struct batch_header *h);
 
 #endif
