@@ -16,21 +16,21 @@ $(eval $(call unit,test_message,daemon/wire/message.o,-lxxhash))
 $(eval $(call unit,test_feed,daemon/wire/feed.o daemon/wire/batch.o shm/ring.o shm/segment.o \
 	daemon/base/loop.o,-luring -lxxhash -lnuma))
 $(eval $(call unit,test_address,daemon/wire/address.o,))
-$(eval $(call unit,test_wal,daemon/wal/wal.o,))
+$(eval $(call unit,test_wal,daemon/wal/wal.o daemon/wal/checksum.o,))
 $(eval $(call unit,test_wal_index,daemon/wal/wal_index.o,))
 $(eval $(call unit,test_pin,daemon/wal/pin.o daemon/wal/conn.o daemon/wal/wal_index.o,-lsqlite3))
 $(eval $(call unit,test_wal_writer,daemon/wal/wal_writer.o daemon/wal/conn.o daemon/wal/wal_index.o \
-	daemon/wal/wal.o,-lsqlite3))
+	daemon/wal/wal.o daemon/wal/checksum.o,-lsqlite3))
 $(eval $(call unit,test_forecast,daemon/capture/forecast.o,))
 $(eval $(call unit,test_loop,daemon/base/loop.o,-luring))
 $(eval $(call unit,test_capture,daemon/capture/capture.o daemon/capture/forecast.o daemon/wal/conn.o daemon/wal/pin.o \
-	daemon/wal/wal_index.o daemon/wal/wal.o daemon/wire/feed.o daemon/wire/batch.o shm/ring.o \
+	daemon/wal/wal_index.o daemon/wal/wal.o daemon/wal/checksum.o daemon/wire/feed.o daemon/wire/batch.o shm/ring.o \
 	shm/segment.o daemon/base/loop.o daemon/base/slots.o,-luring -lsqlite3 -lxxhash -lnuma))
 $(eval $(call unit,test_seed,daemon/ship/seed.o daemon/wal/conn.o daemon/wal/wal_index.o \
 	daemon/wire/batch.o daemon/base/worker.o,-lsqlite3 -lxxhash -lpthread))
 $(eval $(call unit,test_applier,daemon/apply/applier.o daemon/apply/applier_batch.o \
 	daemon/apply/applier_table.o daemon/apply/applier_upkeep.o daemon/apply/copy.o daemon/apply/positions.o \
-	daemon/wal/wal_writer.o daemon/wal/conn.o daemon/wal/wal_index.o daemon/wal/wal.o \
+	daemon/wal/wal_writer.o daemon/wal/conn.o daemon/wal/wal_index.o daemon/wal/wal.o daemon/wal/checksum.o \
 	daemon/wire/feed.o daemon/wire/batch.o shm/ring.o shm/segment.o daemon/base/loop.o \
 	daemon/base/slots.o daemon/base/page_table.o daemon/base/worker.o,-luring -lsqlite3 -lxxhash -lnuma -lpthread))
 $(eval $(call unit,test_link,daemon/apply/link.o daemon/wire/feed.o daemon/wire/batch.o \

@@ -18,31 +18,6 @@ static void put32(uint8_t *p, uint32_t v)
 	memcpy(p, &v, 4);
 }
 
-void wal_checksum(uint32_t sum[2], const void *data, size_t bytes, bool big_endian)
-{
-	const uint8_t *p = data, *end = p + bytes;
-	uint32_t s0 = sum[0], s1 = sum[1];
-	uint32_t x, y;
-
-	if (big_endian) {
-		for (; p < end; p += 8) {
-			memcpy(&x, p, 4);
-			memcpy(&y, p + 4, 4);
-			s0 += be32toh(x) + s1;
-			s1 += be32toh(y) + s0;
-		}
-	} else {
-		for (; p < end; p += 8) {
-			memcpy(&x, p, 4);
-			memcpy(&y, p + 4, 4);
-			s0 += le32toh(x) + s1;
-			s1 += le32toh(y) + s0;
-		}
-	}
-	sum[0] = s0;
-	sum[1] = s1;
-}
-
 int wal_header_get(const uint8_t *from, struct wal_header *ret_h)
 {
 	uint32_t magic = get32(from);
