@@ -206,7 +206,7 @@ static void publish(struct place *p, uint8_t *to, struct batch_header *h)
 	h->time_ns = 1 + p->at.txid;
 	memset(to + end, 0, h->bytes - end);
 	batch_header_put(to, h);
-	if (batch_check(to, h))
+	if (batch_check(to, h, feed_hashes(&p->feed, ring_published(&p->feed.ring))))
 		abort();
 	feed_publish(&p->feed, h);
 }

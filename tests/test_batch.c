@@ -24,7 +24,7 @@ static int check(const uint8_t *b)
 	struct batch_header h;
 	int err = batch_header_get(b, &h);
 
-	return err ? err : batch_check(b, &h);
+	return err ? err : batch_check(b, &h, NULL);
 }
 
 static struct maker source(uint32_t page_bytes)

@@ -111,10 +111,14 @@ static const char *peer_begin(struct place *p)
 	return NULL;
 }
 
-static const char *peer_batch(struct peer *peer, const uint8_t *batch, const struct batch_header *h)
+static const char *peer_batch(struct peer *peer, const uint8_t *batch, const struct batch_header *h,
+			      const uint64_t *hashes)
 {
+	static uint64_t ours[BATCH_BYTES_MAX / PAGE_BYTES_MIN];
+
 	EXPECT(h->kind == BATCH_COMMIT && h->frames > 0);
-	EXPECT(batch_check(batch, h) == 0);
+	EXPECT(batch_check(batch, h, ours) == 0);
+	EXPECT(!memcmp(hashes, ours, h->frames * sizeof(*ours)));
 	EXPECT(1u << h->page_shift == peer->image.page_bytes);
 	EXPECT(h->timeline == peer->at.timeline);
 	EXPECT(h->chain_before == peer->chain && h->txid - h->commits == peer->at.txid);
@@ -143,7 +147,7 @@ static void peer_follow(struct place *p)
 	while (!peer->wrong && peer->pos < ring_published(&p->feed.ring)) {
 		const uint8_t *batch = ring_at(&p->feed.ring, peer->pos);
 
-		peer->wrong = batch_header_get(batch, &h) ? "header" : peer_batch(peer, batch, &h);
+		peer->wrong = batch_header_get(batch, &h) ? "header" : peer_batch(peer, batch, &h, feed_hashes(&p->feed, peer->pos));
 		peer->pos += h.bytes;
 	}
 	if (p->reader >= 0)
@@ -203,7 +207,7 @@ static const char *walk(const struct place *p, struct position from)
 			peer.chain = h.chain_before;
 			peer.at.txid = h.txid - h.commits;
 		}
-		wrong = peer_batch(&peer, batch, &h);
+		wrong = peer_batch(&peer, batch, &h, feed_hashes(&p->feed, peer.pos));
 		if (wrong)
 			fprintf(stderr, "at txid %llu comes a batch that begins at %llu\n",
 				(unsigned long long)peer.at.txid,

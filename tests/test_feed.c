@@ -49,7 +49,10 @@ static void publish(struct place *p)
 {
 	struct batch_header h;
 
-	if (batch_header_get(ring_at(&p->feed.ring, ring_published(&p->feed.ring)), &h))
+	uint64_t pos = ring_published(&p->feed.ring);
+	const uint8_t *batch = ring_at(&p->feed.ring, pos);
+
+	if (batch_header_get(batch, &h) || batch_check(batch, &h, feed_hashes(&p->feed, pos)))
 		abort();
 	feed_publish(&p->feed, &h);
 }
@@ -360,6 +363,30 @@ static const char *test_publish(void)
 	return NULL;
 }
 
+/* Round the ring many times, with the shortest frames: the hashes of all that is in it are there. */
+static const char *test_hashes(void)
+{
+	static uint64_t ours[BATCH_BYTES_MAX / PAGE_BYTES_MIN];
+	struct batch_header h;
+	struct place p;
+
+	CALL(place_open(&p, 512));
+	while (ring_published(&p.feed.ring) < 3 * RING_BYTES) {
+		uint64_t end;
+
+		add(&p, 1 + below(3), 1 + below(below(2) ? 600 : 3), below(4));
+		end = ring_published(&p.feed.ring);
+		for (uint64_t pos = ring_oldest(&p.feed.ring); pos < end; pos += h.bytes) {
+			const uint8_t *batch = ring_at(&p.feed.ring, pos);
+
+			EXPECT(batch_header_get(batch, &h) == 0 && batch_check(batch, &h, ours) == 0);
+			EXPECT(!memcmp(feed_hashes(&p.feed, pos), ours, h.frames * sizeof(*ours)));
+		}
+	}
+	place_close(&p);
+	return NULL;
+}
+
 int main(void)
 {
 	run("feed_empty", test_empty);
@@ -370,5 +397,6 @@ int main(void)
 	run("feed_break", test_break);
 	run("feed_seed", test_seed);
 	run("feed_again", test_again);
+	run("feed_hashes", test_hashes);
 	return failed;
 }

@@ -90,7 +90,7 @@ static const char *send_chunk(struct place *p)
 	struct batch_header h;
 
 	EXPECT(p->seed.err == 0);
-	EXPECT(batch_header_get(batch, &h) == 0 && batch_check(batch, &h) == 0);
+	EXPECT(batch_header_get(batch, &h) == 0 && batch_check(batch, &h, NULL) == 0);
 	EXPECT(!memcmp(&h, &p->seed.h, sizeof(h)));
 	EXPECT(h.kind == BATCH_SEED && h.flags == 0 && h.commits == 0);
 	EXPECT(1u << h.page_shift == p->feed.page_bytes);

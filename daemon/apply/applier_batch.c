@@ -153,7 +153,8 @@ void apply_rollback(struct applier *a)
 static int apply_live(struct applier *a, const uint8_t *batch, const struct batch_header *h)
 {
 	static uint32_t sums[WAL_WRITER_FRAMES][2];
-	static uint64_t chains[WAL_WRITER_FRAMES], hashes[WAL_WRITER_FRAMES];
+	static uint64_t chains[WAL_WRITER_FRAMES];
+	const uint64_t *hashes = feed_hashes(a->feed, a->pos);
 	uint32_t page_bytes = 1u << h->page_shift, skip = known_frames(a, batch, h);
 	const uint8_t *frames = batch_frame(batch, skip, page_bytes);
 	uint32_t n = h->frames - skip, first, parts;
@@ -165,10 +166,7 @@ static int apply_live(struct applier *a, const uint8_t *batch, const struct batc
 	if (h->chain_before != a->chain)
 		apply_rollback(a);
 	for (uint32_t i = 0; i < h->frames; i++) {
-		const uint8_t *frame = batch_frame(batch, i, page_bytes);
-
-		hashes[i] = page_hash(frame_pgno(frame), frame + FRAME_HEADER_BYTES, page_bytes);
-		chain = chain_fold(chain, frame, hashes[i]);
+		chain = chain_fold(chain, batch_frame(batch, i, page_bytes), hashes[i]);
 		if (i >= skip)
 			chains[i - skip] = chain;
 	}

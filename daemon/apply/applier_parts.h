@@ -15,7 +15,7 @@ void applier_save(struct applier *a);
 void applier_note_new_life(void *ctx, const uint32_t salt[2]);
 void applier_remove_file(struct applier *a);
 
-/* applier_batch.c: 0 or -errno; after an error the same batch can be applied again. */
+/* applier_batch.c, the batch at a->pos: 0 or -errno; after an error the same batch can be applied again. */
 int apply_seed(struct applier *a, const uint8_t *batch, const struct batch_header *h);
 int apply_commit(struct applier *a, const uint8_t *batch, const struct batch_header *h);
 void apply_rollback(struct applier *a); /* drop the parts of a commit that is not whole */

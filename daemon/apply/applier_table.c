@@ -18,14 +18,10 @@ void table_enter(struct applier *a, const uint8_t *frame, uint64_t hash)
 
 void table_enter_batch(struct applier *a, const uint8_t *batch, const struct batch_header *h)
 {
-	uint32_t page_bytes = 1u << h->page_shift;
+	const uint64_t *hashes = feed_hashes(a->feed, a->pos);
 
-	for (uint32_t i = 0; i < h->frames; i++) {
-		const uint8_t *frame = batch_frame(batch, i, page_bytes);
-
-		table_enter(a, frame,
-			    page_hash(frame_pgno(frame), frame + FRAME_HEADER_BYTES, page_bytes));
-	}
+	for (uint32_t i = 0; i < h->frames; i++)
+		table_enter(a, batch_frame(batch, i, 1u << h->page_shift), hashes[i]);
 }
 
 /* A whole copy has been entered. */

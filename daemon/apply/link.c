@@ -177,10 +177,10 @@ stream:
 
 /* ---- batches ---- */
 
-static bool continues(struct link *l, const uint8_t *batch, const struct batch_header *h)
+static bool continues(struct link *l, const uint8_t *batch, const struct batch_header *h,
+		      const uint64_t *hashes)
 {
 	uint64_t before = h->txid - h->commits, chain = h->chain_before;
-	uint32_t page_bytes = 1u << h->page_shift;
 
 	if (!l->known || h->timeline != l->at.timeline)
 		return false;
@@ -190,11 +190,9 @@ static bool continues(struct link *l, const uint8_t *batch, const struct batch_h
 		return false;
 	/* One of its commits is our last one. */
 	for (uint32_t i = 0; i < h->frames; i++) {
-		const uint8_t *frame = batch_frame(batch, i, page_bytes);
+		const uint8_t *frame = batch_frame(batch, i, 1u << h->page_shift);
 
-		chain = chain_fold(chain, frame,
-				   page_hash(frame_pgno(frame), frame + FRAME_HEADER_BYTES,
-					     page_bytes));
+		chain = chain_fold(chain, frame, hashes[i]);
 		if (frame_db_pages(frame) && ++before == l->at.txid)
 			return chain == l->at.chain;
 	}
@@ -204,10 +202,12 @@ static bool continues(struct link *l, const uint8_t *batch, const struct batch_h
 /* A whole batch stands at the ring's end: does it belong there? Then take note of it. */
 static bool accept_batch(struct link *l, const uint8_t *batch, const struct batch_header *h)
 {
-	if (batch_check(batch, h))
+	uint64_t *hashes = feed_hashes(l->feed, ring_published(&l->feed->ring));
+
+	if (batch_check(batch, h, hashes))
 		return false;
 	if (h->kind == BATCH_COMMIT) {
-		if (!continues(l, batch, h))
+		if (!continues(l, batch, h, hashes))
 			return false;
 		l->chain = h->chain;
 		if (h->commits)

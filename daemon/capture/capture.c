@@ -314,6 +314,7 @@ static bool start_read(struct capture *c, uint32_t mx_frame)
 static void finish_batch(struct capture *c)
 {
 	uint8_t *batch = ring_at(&c->feed->ring, c->read_at);
+	uint64_t *hashes = feed_hashes(c->feed, c->read_at);
 	struct capture_record *r = &c->record;
 	uint32_t frames = c->read_frames, last = 0, commits = 0;
 	struct batch_header h = {
@@ -348,9 +349,8 @@ static void finish_batch(struct capture *c)
 		uint8_t *frame = batch + BATCH_HEADER_BYTES + i * batch_frame_bytes(c->page_bytes);
 
 		frame_strip(frame);
-		h.chain = chain_fold(h.chain, frame,
-				     page_hash(frame_pgno(frame), frame + FRAME_HEADER_BYTES,
-					       c->page_bytes));
+		hashes[i] = page_hash(frame_pgno(frame), frame + FRAME_HEADER_BYTES, c->page_bytes);
+		h.chain = chain_fold(h.chain, frame, hashes[i]);
 	}
 	h.frames = frames;
 	h.commits = commits;

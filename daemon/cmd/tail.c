@@ -154,7 +154,7 @@ static enum step take_batch(struct tail *t)
 
 	if (step != STEP_TAKEN)
 		return step;
-	if (batch_header_get(t->copy, &h) || batch_check(t->copy, &h))
+	if (batch_header_get(t->copy, &h) || batch_check(t->copy, &h, NULL))
 		return STEP_DAMAGED;
 	if (t->lapped)
 		fprintf(stderr, "%s lapped: continuing at txid %" PRIu64 "\n", t->name,

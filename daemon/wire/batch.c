@@ -124,7 +124,7 @@ static bool padding_is_zero(const uint8_t *batch, const struct batch_header *h)
 	return at >= h->bytes;
 }
 
-int batch_check(const uint8_t *batch, const struct batch_header *h)
+int batch_check(const uint8_t *batch, const struct batch_header *h, uint64_t *ret_hashes)
 {
 	uint32_t page_bytes = 1u << h->page_shift;
 	uint32_t commits = 0, db_pages = 0;
@@ -135,6 +135,7 @@ int batch_check(const uint8_t *batch, const struct batch_header *h)
 	for (uint32_t i = 0; i < h->frames; i++) {
 		const uint8_t *frame = batch_frame(batch, i, page_bytes);
 		uint32_t pgno = frame_pgno(frame);
+		uint64_t hash = page_hash(pgno, frame + FRAME_HEADER_BYTES, page_bytes);
 
 		if (pgno == 0 || !frame_stripped(frame))
 			return -EBADMSG;
@@ -142,8 +143,9 @@ int batch_check(const uint8_t *batch, const struct batch_header *h)
 			commits++;
 			db_pages = frame_db_pages(frame);
 		}
-		chain = chain_fold(chain, frame,
-				   page_hash(pgno, frame + FRAME_HEADER_BYTES, page_bytes));
+		if (ret_hashes)
+			ret_hashes[i] = hash;
+		chain = chain_fold(chain, frame, hash);
 	}
 	if (commits != h->commits || chain != h->chain || !padding_is_zero(batch, h))
 		return -EBADMSG;

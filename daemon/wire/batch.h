@@ -147,7 +147,8 @@ uint64_t page_hash(uint32_t pgno, const uint8_t *page, uint32_t page_bytes);
 /* The chain after one more frame. */
 uint64_t chain_fold(uint64_t chain, const uint8_t *frame, uint64_t hash);
 
-/* Check rules 3 to 5 of a whole batch whose header was read from it. 0; -EBADMSG. */
-int batch_check(const uint8_t *batch, const struct batch_header *h);
+/* Check rules 3 to 5 of a whole batch whose header was read from it. The page_hash() of each frame
+ * comes back in ret_hashes[h->frames], unless that is NULL. 0; -EBADMSG. */
+int batch_check(const uint8_t *batch, const struct batch_header *h, uint64_t *ret_hashes);
 
 #endif

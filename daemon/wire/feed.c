@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 int feed_open(struct feed *f, struct loop *loop, const char *name, const char *path,
@@ -16,6 +17,12 @@ int feed_open(struct feed *f, struct loop *loop, const char *name, const char *p
 	err = segment_create(&f->segment, name, ring_bytes, cpu);
 	if (err)
 		return err;
+	/* A batch may reach beyond the ring's end, into its second mapping. */
+	f->hashes = calloc((ring_bytes + BATCH_BYTES_MAX) / PAGE_BYTES_MIN, sizeof(*f->hashes));
+	if (!f->hashes) {
+		segment_close(&f->segment);
+		return -ENOMEM;
+	}
 	ring_init(&f->ring, &f->segment.header->ring, f->segment.data, ring_bytes);
 	f->counters = &f->segment.header->counters;
 	/* Without registration the same operations run with plain addresses. */
@@ -26,6 +33,8 @@ int feed_open(struct feed *f, struct loop *loop, const char *name, const char *p
 void feed_close(struct feed *f)
 {
 	segment_close(&f->segment);
+	free(f->hashes);
+	f->hashes = NULL;
 }
 
 void feed_set_page_bytes(struct feed *f, uint32_t page_bytes)
@@ -75,18 +84,18 @@ void feed_moves(struct feed *f)
 		f->blocked_ns = 0;
 }
 
-/* The chain after commit number `nth` (1-based) of the batch. */
-static uint64_t chain_within(const uint8_t *batch, const struct batch_header *h, uint64_t nth)
+/* The chain after commit number `nth` (1-based) of the batch at `pos`. */
+static uint64_t chain_within(const struct feed *f, uint64_t pos, const struct batch_header *h,
+			     uint64_t nth)
 {
-	uint32_t page_bytes = 1u << h->page_shift;
+	const uint8_t *batch = ring_at(&f->ring, pos);
+	const uint64_t *hashes = feed_hashes(f, pos);
 	uint64_t chain = h->chain_before;
 
 	for (uint32_t i = 0; i < h->frames && nth; i++) {
-		const uint8_t *frame = batch_frame(batch, i, page_bytes);
+		const uint8_t *frame = batch_frame(batch, i, 1u << h->page_shift);
 
-		chain = chain_fold(chain, frame,
-				   page_hash(frame_pgno(frame), frame + FRAME_HEADER_BYTES,
-					     page_bytes));
+		chain = chain_fold(chain, frame, hashes[i]);
 		if (frame_db_pages(frame))
 			nth--;
 	}
@@ -119,7 +128,7 @@ int feed_find(const struct feed *f, struct position at, uint64_t *ret_pos)
 		if (h.commits == 0 || h.txid < at.txid || before == at.txid)
 			continue;
 		/* The peer's last commit is one of this batch's. */
-		if (chain_within(ring_at(&f->ring, pos), &h, at.txid - before) != at.chain)
+		if (chain_within(f, pos, &h, at.txid - before) != at.chain)
 			return -ESTALE;
 		*ret_pos = at.txid == h.txid ? pos + h.bytes : pos;
 		return 0;

@@ -25,6 +25,7 @@ struct feed {
 	uint8_t db_id[DB_ID_BYTES];
 	struct segment segment;
 	struct ring ring;
+	uint64_t *hashes; /* feed_hashes() */
 	int buffer; /* registered with the loop; -1: not */
 	struct counters *counters;
 	uint32_t page_bytes; /* 0: not known yet */
@@ -49,6 +50,14 @@ void feed_close(struct feed *f);
 
 /* Set the page size once it is known (and for readers of the segment). */
 void feed_set_page_bytes(struct feed *f, uint32_t page_bytes);
+
+/* The page_hash() of each frame of the batch at `pos`, in the frames' order. The producer, who has
+ * hashed them all, puts them there before it publishes the batch; they last as long as it does. */
+static inline uint64_t *feed_hashes(const struct feed *f, uint64_t pos)
+{
+	/* A frame is longer than a page of the smallest size, so there is a place for each. */
+	return f->hashes + (pos & (f->ring.shared->size - 1)) / PAGE_BYTES_MIN;
+}
 
 /* Producer: publish the batch that stands at the ring's end, whose header is `h`. */
 void feed_publish(struct feed *f, const struct batch_header *h);
