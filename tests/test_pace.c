@@ -148,19 +148,45 @@ static const char *test_checkpointing(void)
 
 			EXPECT(s != PACE_ASLEEP);
 			EXPECT(i < 40 || s == (ms > 0 && ms <= 4 ? PACE_NAPPING : PACE_AWAKE));
-			pace_checkpointing(&p, now);
+			pace_checkpointing(&p, now, PACE_AT_WORK);
 		}
 		pace_gated(&p, now);
 		EXPECT(after(0) == PACE_NAPPING);
 	}
 	pace_woken(&p, now, true);
 	for (int ms = 0; ms < 100; ms++) {
-		pace_checkpointing(&p, now);
+		pace_checkpointing(&p, now, PACE_AT_WORK);
 		after(MS);
 	}
 	EXPECT(now >= p.gate_until_ns && after(0) == PACE_ASLEEP);
-	pace_checkpointing(&p, now);
+	pace_checkpointing(&p, now, PACE_AT_WORK);
 	EXPECT(after(0) == PACE_ASLEEP);
+	return NULL;
+}
+
+/* A checkpoint that other writers have overtaken is napped through; the next one, which may be the last,
+ * is awaited. */
+static const char *test_overtaken(void)
+{
+	start(PACE_ADAPTIVE, true);
+	commits(100, 20 * US);
+	for (int i = 0; i < 3; i++) {
+		pace_woken(&p, now, true);
+		EXPECT(after(0) == PACE_AWAKE);
+		pace_checkpointing(&p, now, PACE_OVERTAKEN);
+		EXPECT(after(0) == PACE_NAPPING && after(PACE_NAP_NS) == PACE_NAPPING);
+		pace_checkpointing(&p, now, PACE_NEAR);
+		EXPECT(after(0) == PACE_AWAKE);
+		pace_checkpointing(&p, now, PACE_OVERTAKEN);
+		EXPECT(after(0) == PACE_NAPPING);
+		pace_gated(&p, now);
+		now += PACE_GATE_NS;
+		commits(10, 20 * US);
+	}
+	start(PACE_SPIN, true);
+	pace_woken(&p, now, true);
+	pace_checkpointing(&p, now, PACE_OVERTAKEN);
+	EXPECT(after(0) == PACE_AWAKE);
 	return NULL;
 }
 
@@ -230,6 +256,7 @@ int main(void)
 	run("pace_woken", test_woken);
 	run("pace_both", test_both);
 	run("pace_checkpointing", test_checkpointing);
+	run("pace_overtaken", test_overtaken);
 	run("pace_dense_pause", test_dense_pause);
 	run("pace_burst", test_burst);
 	run("pace_edges", test_edges);

@@ -40,12 +40,16 @@ void pace_woken(struct pace *p, uint64_t now_ns, bool checkpoint)
 	if (now_ns >= p->gate_until_ns) {
 		p->gate_begin_ns = now_ns;
 		p->backfill_ns = 0;
+		p->checkpoint = PACE_NEAR;
 	}
 	p->gate_until_ns = now_ns + PACE_GATE_NS;
 }
 
-void pace_checkpointing(struct pace *p, uint64_t now_ns)
+void pace_checkpointing(struct pace *p, uint64_t now_ns, enum pace_checkpoint how_far)
 {
+	p->checkpoint = how_far;
+	if (how_far == PACE_NEAR)
+		return;
 	if (now_ns >= p->gate_until_ns || now_ns >= p->gate_begin_ns + PACE_CHECKPOINT_NS)
 		return;
 	p->gate_until_ns = now_ns + PACE_GATE_NS;
@@ -78,7 +82,9 @@ static enum pace_state adaptive(const struct pace *p, uint64_t now_ns)
 	if (now_ns < p->begin_until_ns)
 		return PACE_AWAKE;
 	if (now_ns < p->gate_until_ns)
-		return p->backfill_ns && now_ns < p->backfill_ns + p->backfill_takes_ns / 2 ?
+		return p->checkpoint == PACE_OVERTAKEN ||
+				       (p->backfill_ns &&
+					now_ns < p->backfill_ns + p->backfill_takes_ns / 2) ?
 			       PACE_NAPPING :
 			       PACE_AWAKE;
 	if (p->gap_ns < PACE_GAP_DENSE_NS && quiet < PACE_DENSE_QUIET_NS)

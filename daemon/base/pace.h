@@ -12,7 +12,8 @@
  * the processor. Anything rarer sleeps.
  *
  * The gate (daemon/wal/pin.h) can be opened only between the end of a checkpoint and the next commit, so
- * we are awake then; through the first half of what usually is a long checkpoint we nap. */
+ * we are awake then; through the first half of what usually is a long checkpoint we nap, and through
+ * all of one that other writers have overtaken. */
 #ifndef WALWIRE_PACE_H
 #define WALWIRE_PACE_H
 
@@ -35,6 +36,10 @@
 enum pace_mode { PACE_SPIN, PACE_ADAPTIVE, PACE_SLEEP };
 enum pace_state { PACE_AWAKE, PACE_NAPPING, PACE_ASLEEP };
 
+/* What is seen of a checkpoint that was announced: nothing yet, or nothing more; it is at work; it is,
+ * but more has been committed since it began, so that its end will not open the gate. */
+enum pace_checkpoint { PACE_NEAR, PACE_AT_WORK, PACE_OVERTAKEN };
+
 struct pace {
 	enum pace_mode mode;
 	enum pace_state state;
@@ -46,6 +51,7 @@ struct pace {
 	uint64_t gate_begin_ns;	 /* then */
 	uint64_t backfill_ns;	 /* since when it has been seen at work; 0: not yet */
 	uint64_t backfill_takes_ns; /* as a rule, rather too little */
+	enum pace_checkpoint checkpoint;
 };
 
 void pace_init(struct pace *p, enum pace_mode mode, bool tap);
@@ -56,8 +62,9 @@ void pace_commits(struct pace *p, uint64_t now_ns, uint64_t n);
 /* The tap woke us: stay until what was announced has come. */
 void pace_woken(struct pace *p, uint64_t now_ns, bool checkpoint);
 
-/* The checkpoint that was announced is at work: its first half can be napped through. */
-void pace_checkpointing(struct pace *p, uint64_t now_ns);
+/* This is how far the checkpoint is that was announced. Its first half, and one that has been
+ * overtaken, can be napped through. */
+void pace_checkpointing(struct pace *p, uint64_t now_ns, enum pace_checkpoint how_far);
 
 /* What a checkpoint was awaited for has been done. */
 void pace_gated(struct pace *p, uint64_t now_ns);

@@ -119,21 +119,36 @@ static bool awaited(const struct primary_db *d)
 	return d->gate_wanted && d->state == DB_ATTACHED && d->capture.pin.state == PIN_PINNED;
 }
 
+static enum pace_checkpoint how_far(const struct primary_db *d)
+{
+	volatile void *index = d->capture.conn.index;
+
+	if (!wal_index_backfilling(index))
+		return PACE_NEAR;
+	return wal_index_attempted(index) < d->capture.header.mx_frame ? PACE_OVERTAKEN : PACE_AT_WORK;
+}
+
+/* Of several databases the one counts whose gate can be opened soonest. */
 static void watch_checkpoints(struct primary *p)
 {
-	bool any = false, at_work = false;
+	static const int urgency[] = {[PACE_OVERTAKEN] = 0, [PACE_NEAR] = 1, [PACE_AT_WORK] = 2};
+	enum pace_checkpoint most = PACE_OVERTAKEN;
+	bool any = false;
 
 	for (int i = 0; i < p->count; i++) {
 		struct primary_db *d = p->db[i];
 
 		d->gate_wanted = awaited(d) && p->node.loop.now_ns < p->pace.gate_until_ns;
-		any |= d->gate_wanted;
-		at_work |= d->gate_wanted && wal_index_backfilling(d->capture.conn.index);
+		if (!d->gate_wanted)
+			continue;
+		any = true;
+		if (urgency[how_far(d)] > urgency[most])
+			most = how_far(d);
 	}
-	if (!any)
+	if (any)
+		pace_checkpointing(&p->pace, p->node.loop.now_ns, most);
+	else
 		pace_gated(&p->pace, p->node.loop.now_ns);
-	else if (at_work)
-		pace_checkpointing(&p->pace, p->node.loop.now_ns);
 }
 
 static bool capture_pending(const struct primary *p)

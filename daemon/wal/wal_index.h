@@ -86,11 +86,17 @@ static inline uint32_t wal_index_backfill(volatile void *index)
 				    memory_order_acquire);
 }
 
+/* How far the last checkpoint that began meant to come, in frames. */
+static inline uint32_t wal_index_attempted(volatile void *index)
+{
+	return atomic_load_explicit(wal_index_word(index, WAL_INDEX_ATTEMPTED),
+				    memory_order_relaxed);
+}
+
 /* Is a checkpoint at work, or did one end before its work was done? */
 static inline bool wal_index_backfilling(volatile void *index)
 {
-	return atomic_load_explicit(wal_index_word(index, WAL_INDEX_ATTEMPTED),
-				    memory_order_relaxed) > wal_index_backfill(index);
+	return wal_index_attempted(index) > wal_index_backfill(index);
 }
 
 /* The region of a frame, and the last frame before that region. */
