@@ -62,6 +62,18 @@ def until(what, condition, timeout=20, every=0.02):
         time.sleep(every)
 
 
+def links(pid):
+    """The BPF links that a process holds: where its programs are attached."""
+    found = set()
+    for fd in os.listdir(f"/proc/{pid}/fdinfo"):
+        try:
+            with open(f"/proc/{pid}/fdinfo/{fd}") as f:
+                found |= set(re.findall(r"^link_id:\s*(\d+)", f.read(), re.M))
+        except FileNotFoundError:
+            continue
+    return found
+
+
 def env_number(name, default):
     return type(default)(os.environ.get(name) or default)
 

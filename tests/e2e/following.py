@@ -4,7 +4,7 @@ import re
 import signal
 import time
 
-from common import (Fail, Skip, env_number, identical, need, read_n, run, scenario, sql, until)
+from common import (Fail, Skip, env_number, identical, links, need, read_n, run, scenario, sql, until)
 
 TAIL_LINE = re.compile(r"^(\S+) txid=(\d+) chain=([0-9a-f]{16}) frames=(\d+|\?) db_pages=(\d+)( |$)")
 
@@ -70,18 +70,6 @@ def early(stage):
     b.wait_streaming(db, timeout=4)
     stage.writer(db, commits=50).finish()
     stage.finish(db, [p, a, b], keep=False)
-
-
-def links(pid):
-    """The BPF links that a process holds: where its programs are attached."""
-    found = set()
-    for fd in os.listdir(f"/proc/{pid}/fdinfo"):
-        try:
-            with open(f"/proc/{pid}/fdinfo/{fd}") as f:
-                found |= set(re.findall(r"^link_id:\s*(\d+)", f.read(), re.M))
-        except FileNotFoundError:
-            continue
-    return found
 
 
 @scenario(90)

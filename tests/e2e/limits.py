@@ -1,10 +1,11 @@
 """limits.py - large transactions, long snapshots, full disks."""
 import os
+import resource
 import shutil
 import subprocess
 import time
 
-from common import (SANITIZED, Skip, env_number, need, read_n, run, scenario, until)
+from common import (SANITIZED, Skip, env_number, links, need, read_n, run, scenario, until)
 
 RSS_MAX = 64 << 20
 
@@ -132,4 +133,38 @@ def disk_full(stage):
         b.expected_down = False
     else:
         b.start()
+    stage.finish(db, [p, a, b])
+
+
+@scenario(120)
+def no_descriptors(stage):
+    """The primary has no descriptor left: neither its programs nor a new replica can come in. It says so
+    once, naps, and every commit arrives; with descriptors again both come."""
+    db = stage.create()
+    stage.keeper(db)
+    p = stage.primary(db).wait_attached(db)
+    a = stage.replica(p, "a").wait_streaming(db)
+    tapped = bool(links(p.pid))
+    w = stage.writer(db, "dense", modes="small=1", sync="OFF")
+    if tapped:
+        until("the programs are taken out", lambda: not links(p.pid), timeout=30)
+    used = {int(fd) for fd in os.listdir(f"/proc/{p.pid}/fd")}
+    before = resource.prlimit(p.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(p.pid, resource.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), before[1]))
+    w.stop()
+    if tapped:
+        until("a line about eBPF", lambda: "no eBPF any more" in p.stderr(), timeout=30)
+    b = stage.replica(p, "b")
+    stage.writer(db, "rare", commits=40, rate=20, modes="small=1").finish()
+    until("the last commit", lambda: read_n(a.path(db)) == read_n(db), timeout=30)
+    need(not os.path.exists(b.path(db)), "the test itself is wrong: there were descriptors left")
+    need(p.stderr().count("no eBPF any more") == tapped, f"it said {p.stderr()!r}")
+    resource.prlimit(p.pid, resource.RLIMIT_NOFILE, before)
+    b.wait_streaming(db)
+    if tapped:
+        until("the programs are back", lambda: links(p.pid), timeout=30)
+        wakeups = p.counter(db, "tap_wakeups")
+        time.sleep(1)
+        stage.writer(db, "last", commits=1).finish()
+        until("a wakeup", lambda: p.counter(db, "tap_wakeups") > wakeups)
     stage.finish(db, [p, a, b])
