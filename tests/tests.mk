@@ -36,6 +36,10 @@ $(eval $(call unit,test_applier,daemon/apply/applier.o daemon/apply/applier_batc
 $(eval $(call unit,test_link,daemon/apply/link.o daemon/wire/feed.o daemon/wire/batch.o \
 	daemon/wire/message.o daemon/wire/socket.o shm/ring.o shm/segment.o daemon/base/loop.o,-luring \
 	-lxxhash -lnuma))
+$(eval $(call unit,test_server,daemon/ship/server.o daemon/ship/sender.o daemon/ship/seed.o \
+	daemon/wal/conn.o daemon/wal/wal_index.o daemon/wire/feed.o daemon/wire/batch.o daemon/wire/message.o \
+	daemon/wire/address.o daemon/wire/socket.o shm/ring.o shm/segment.o daemon/base/loop.o \
+	daemon/base/worker.o,-luring -lsqlite3 -lxxhash -lnuma -lpthread))
 $(eval $(call unit,test_positions,daemon/apply/positions.o,-lxxhash))
 $(eval $(call unit,test_copy,daemon/apply/copy.o daemon/wire/batch.o,-lxxhash))
 $(eval $(call unit,test_slots,daemon/base/slots.o,-lxxhash))

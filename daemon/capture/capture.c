@@ -492,11 +492,14 @@ static unsigned int follow(struct capture *c, const struct wal_index_header *h)
 	}
 	c->header = *h;
 	forecast_look(&c->forecast, h->mx_frame, wal_index_backfill(c->conn.index));
+	c->feed->waiting_bytes = 0;
 	if (!new_life(c, h) && r->frame < h->mx_frame) {
 		if (!last_frame_stands(c)) {
 			break_history(c, h);
 			return 1;
 		}
+		c->feed->waiting_bytes =
+			(uint64_t)(h->mx_frame - r->frame) * batch_frame_bytes(c->page_bytes);
 		if (start_read(c, h->mx_frame)) {
 			feed_moves(c->feed);
 			return 1;

@@ -297,6 +297,11 @@ static void answer_follow(struct sender *s, const struct hello *h)
 		answer(s, VERDICT_LATER, "this node is behind the replica");
 		return;
 	}
+	if (s->server->loop->now_ns - feed->cut_ns < feed->seed_pause_ns) {
+		answer(s, VERDICT_LATER, "replicas are too slow for what is written here; a full copy waits "
+					 "a while");
+		return;
+	}
 	for (int i = 0; i < SEEDS_MAX && !s->seed; i++)
 		if (!s->server->seed[i].used)
 			s->seed = &s->server->seed[i];
@@ -530,7 +535,19 @@ static unsigned int closing_step(struct sender *s)
 	return 1;
 }
 
-/* Does the producer wait for this sender, and has it stood still for too long? */
+static bool loses(struct sender *s, uint64_t now)
+{
+	uint64_t waiting = s->feed->waiting_bytes;
+
+	if (s->losing_ns == 0 || waiting < s->waiting_least) {
+		s->losing_ns = now;
+		s->waiting_least = waiting;
+	}
+	return waiting > READER_LOSING_RINGS * s->feed->ring.shared->size &&
+	       now - s->losing_ns > READER_LOSING_MS * MS;
+}
+
+/* Does the producer wait for this sender, and has it waited for too long (server.h)? */
 static bool stalls(struct sender *s)
 {
 	uint64_t now = s->server->loop->now_ns, half, released;
@@ -541,9 +558,11 @@ static bool stalls(struct sender *s)
 	released = atomic_load_explicit(&s->feed->ring.reader[s->reader].released,
 					memory_order_relaxed);
 	if (!s->feed->blocked_ns || ring_published(&s->feed->ring) - released < half) {
-		s->window_ns = 0;
+		s->window_ns = s->losing_ns = 0;
 		return false;
 	}
+	if (loses(s, now))
+		return true;
 	if (s->window_ns == 0 || released - s->window_pos >= half) {
 		s->window_ns = now;
 		s->window_pos = released;
@@ -551,6 +570,21 @@ static bool stalls(struct sender *s)
 	return now - s->window_ns > READER_WINDOW_MS * MS ||
 	       (now - s->window_ns > READER_STALL_MS * MS &&
 		now - s->released_ns > READER_STALL_MS * MS);
+}
+
+static void cut(struct sender *s)
+{
+	struct feed *f = s->feed;
+	uint64_t now = s->server->loop->now_ns, pause = 2 * f->seed_pause_ns;
+
+	if (pause < SEED_PAUSE_MS_MIN * MS)
+		pause = SEED_PAUSE_MS_MIN * MS;
+	if (pause > SEED_PAUSE_MS_MAX * MS)
+		pause = SEED_PAUSE_MS_MAX * MS;
+	f->seed_pause_ns = f->cut_ns && now - f->cut_ns < CUT_FORGET_MS * MS ? pause : 0;
+	f->cut_ns = now;
+	counter_add(f->counters, COUNTER_readers_cut, 1);
+	sender_close(s);
 }
 
 unsigned int sender_do_work(struct sender *s)
@@ -569,8 +603,7 @@ unsigned int sender_do_work(struct sender *s)
 		return 1;
 	}
 	if (stalls(s)) {
-		counter_add(s->feed->counters, COUNTER_readers_cut, 1);
-		sender_close(s);
+		cut(s);
 		return 1;
 	}
 	/* One place stays free for the remainder of a short send. */

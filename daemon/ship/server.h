@@ -9,9 +9,14 @@
  *   CLOSING    operations under way are awaited, then the socket is closed
  *
  * A sender holds the ring's bytes from `released` on. While the producer lacks space, a sender that
- * is more than half a ring behind is cut loose when it has released nothing for READER_STALL_MS,
- * or less than half a ring in READER_WINDOW_MS: its replica comes back through the ring if that
- * still reaches, else by a seed. */
+ * is more than half a ring behind is cut loose
+ *   - when it has released nothing for READER_STALL_MS,
+ *   - or less than half a ring in READER_WINDOW_MS,
+ *   - or when more than READER_LOSING_RINGS rings wait in the WAL and it has not become less for
+ *     READER_LOSING_MS: the application writes faster than this peer takes, and its WAL would grow
+ *     without end.
+ * Its replica comes back through the ring if that still reaches, else by a seed. Where readers are cut
+ * again and again, seeds wait longer and longer, SEED_PAUSE_MS_MAX at most. */
 #ifndef WALWIRE_SERVER_H
 #define WALWIRE_SERVER_H
 
@@ -25,6 +30,11 @@
 #define SEEDS_MAX	    4	      /* full copies at the same time; more wait their turn */
 #define READER_STALL_MS	    500	      /* see above */
 #define READER_WINDOW_MS    2000
+#define READER_LOSING_MS    1000
+#define READER_LOSING_RINGS 4
+#define SEED_PAUSE_MS_MIN   1000
+#define SEED_PAUSE_MS_MAX   30000
+#define CUT_FORGET_MS	    60000     /* without another: the next cut is a first one again */
 #define HEARTBEAT_MS	    1000
 #define SEND_BYTES_MAX	    (1u << 20)
 #define SEND_ZC_BYTES_MIN   (32u << 10) /* below, copying is cheaper than the notification */
@@ -90,6 +100,7 @@ struct sender {
 	uint64_t applied_pos; /* ring position that the peer's acks have reached */
 	uint64_t released_ns;
 	uint64_t window_ns, window_pos; /* when and where the present window began; 0: none */
+	uint64_t losing_ns, waiting_least; /* since when this was the least that waited; 0: never */
 	uint64_t heartbeat_ns;
 
 	/* seeding */

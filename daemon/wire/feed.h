@@ -32,6 +32,9 @@ struct feed {
 	bool open;	     /* replicas can be served */
 	bool own_clock;	     /* times in batches are this host's */
 	uint64_t blocked_ns; /* since when the producer lacks space; 0: it does not */
+	uint64_t waiting_bytes; /* of a primary's WAL: what is not yet in the ring */
+
+	uint64_t cut_ns, seed_pause_ns; /* when a reader was cut last; so long no seed begins */
 
 	struct position at;   /* after the last whole commit in the ring */
 	uint32_t db_pages;    /* size of the database there */

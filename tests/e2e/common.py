@@ -511,7 +511,7 @@ def slow_disk(us):
 
 
 class Link:
-    """A TCP relay between two nodes that can be cut, held, or made to flip a bit."""
+    """A TCP relay between two nodes that can be cut, held, slowed down, or made to flip a bit."""
     PIECE = 65536
 
     def __init__(self, stage, to_port):
@@ -519,6 +519,7 @@ class Link:
         self.to_port, self.port = to_port, stage.port()
         self.down, self.connections = False, 0
         self.flip_after, self.flip_downwards = None, True  # bytes until a bit flips, and which way
+        self.bytes_per_s = None
         self.sockets = []
         self.listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self.accept, daemon=True).start()
@@ -564,6 +565,8 @@ class Link:
                 data = a.recv(self.PIECE)
                 if not data:
                     break
+                if self.bytes_per_s:
+                    time.sleep(len(data) / self.bytes_per_s)
                 b.sendall(self.passing(data, downwards))
         except OSError:
             pass

@@ -1,4 +1,5 @@
 """resume.py - after a restart or a broken link, go on where it stopped; copy anew only if needed."""
+import os
 import signal
 import time
 
@@ -147,4 +148,31 @@ def slow_replica(stage):
     need(ratio > 0.5, f"the application slowed to {ratio:.2f} while one replica was stopped")
     need(during["small_us_max"] < 2_000_000, f"a commit took {during['small_us_max']} us")
     need(worst < 3, f"the other replica fell {worst:.1f} s behind")
+    stage.finish(db, [p, a, b])
+
+
+@scenario(120)
+def slow_link(stage):
+    """A replica behind a slow link keeps up a few megabytes a second, not with an application without
+    a pause: it is cut loose before the application's WAL grows for ever, the other replica misses
+    nothing, and once there is time for it it follows again."""
+    db = stage.create()
+    stage.keeper(db)
+    ring = ["--ring-bytes", "8M"]
+    p = stage.primary(db, args=ring).wait_attached(db)
+    relay = Link(stage, p.port)
+    a = stage.replica(relay.addr, "far", args=ring, listen=False).wait_streaming(db)
+    b = stage.replica(p, "near", args=ring, listen=False).wait_streaming(db)
+    relay.bytes_per_s = 6 << 20  # more than half a ring in READER_WINDOW_MS
+    w = stage.writer(db, "w0", modes="medium=1", sync="OFF")
+    until("the far replica is cut loose", lambda: p.counter(db, "readers_cut"), timeout=60)
+    restarts = p.counter(db, "wal_restarts")
+    until("the WAL begins anew", lambda: p.counter(db, "wal_restarts") > restarts, timeout=30)
+    wrote = w.stop()
+    stage.converge(db, [p, b])
+    need(b.counter(db, "reconnects") == 1, "the near replica was cut loose, too")
+    relay.bytes_per_s = None
+    stage.converge(db, [p, a, b], timeout=90)
+    stage.note(f"{wrote['commits']} commits, WAL {os.path.getsize(db + '-wal') >> 20} MB, cut "
+               f"{p.counter(db, 'readers_cut')} times, {p.counter(db, 'seeds')} full copies")
     stage.finish(db, [p, a, b])
