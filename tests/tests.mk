@@ -36,7 +36,7 @@ $(eval $(call unit,test_applier,daemon/apply/applier.o daemon/apply/applier_batc
 $(eval $(call unit,test_link,daemon/apply/link.o daemon/wire/feed.o daemon/wire/batch.o \
 	daemon/wire/message.o daemon/wire/socket.o shm/ring.o shm/segment.o daemon/base/loop.o,-luring \
 	-lxxhash -lnuma))
-$(eval $(call unit,test_server,daemon/ship/server.o daemon/ship/sender.o daemon/ship/seed.o \
+$(eval $(call unit,test_server,$(patsubst %.c,%.o,$(wildcard daemon/ship/*.c)) \
 	daemon/wal/conn.o daemon/wal/wal_index.o daemon/wire/feed.o daemon/wire/batch.o daemon/wire/message.o \
 	daemon/wire/address.o daemon/wire/socket.o shm/ring.o shm/segment.o daemon/base/loop.o \
 	daemon/base/worker.o,-luring -lsqlite3 -lxxhash -lnuma -lpthread))
