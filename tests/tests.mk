@@ -23,7 +23,8 @@ $(eval $(call unit,test_wal_writer,daemon/wal/wal_writer.o daemon/wal/conn.o dae
 	daemon/wal/wal.o daemon/wal/checksum.o,-lsqlite3))
 $(eval $(call unit,test_forecast,daemon/capture/forecast.o,))
 $(eval $(call unit,test_loop,daemon/base/loop.o,-luring))
-$(eval $(call unit,test_capture,daemon/capture/capture.o daemon/capture/forecast.o daemon/wal/conn.o daemon/wal/pin.o \
+$(eval $(call unit,test_capture,daemon/capture/capture.o daemon/capture/capture_attach.o \
+	daemon/capture/forecast.o daemon/wal/conn.o daemon/wal/pin.o \
 	daemon/wal/wal_index.o daemon/wal/wal.o daemon/wal/checksum.o daemon/wire/feed.o daemon/wire/batch.o shm/ring.o \
 	shm/segment.o daemon/base/loop.o daemon/base/slots.o,-luring -lsqlite3 -lxxhash -lnuma))
 $(eval $(call unit,test_seed,daemon/ship/seed.o daemon/wal/conn.o daemon/wal/wal_index.o \
