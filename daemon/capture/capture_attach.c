@@ -112,8 +112,8 @@ static enum conn_problem explain_errno(int err, const char *path, char *why, siz
 			 "another walwire primary is attached to '%s'; stop it first", path);
 	} else if (err == -EBUSY) {
 		snprintf(why, why_bytes,
-			 "'%s' stays locked by an application; let it run: PRAGMA "
-			 "locking_mode=NORMAL",
+			 "'%s' stays locked by an application; let it open the "
+			 "database with PRAGMA locking_mode=NORMAL",
 			 path);
 		return CONN_EXCLUSIVE;
 	} else if (err == -EPROTO) {

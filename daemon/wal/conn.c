@@ -56,8 +56,8 @@ static enum conn_problem explain(struct conn *c, int rc, const char *path, char 
 
 	if (code == SQLITE_BUSY || code == SQLITE_LOCKED) {
 		snprintf(why, why_bytes,
-			 "'%s' is locked by an application in exclusive mode; let it run: PRAGMA "
-			 "locking_mode=NORMAL",
+			 "'%s' is locked by an application in exclusive mode; let it open the "
+			 "database with PRAGMA locking_mode=NORMAL",
 			 path);
 		return CONN_EXCLUSIVE;
 	}

@@ -178,6 +178,8 @@ int wal_writer_adopt(struct wal_writer *w, void (*about_to)(void *ctx, const uin
 		unlock_after_restart(w);
 		return err;
 	}
+	/* Without frames readers are in slot 0, or in slot 1 at mark 0: no mark that is set here is theirs,
+	 * and no lock of theirs is needed. */
 	if (getrandom(salt, sizeof(salt), 0) != sizeof(salt))
 		return -EIO;
 	about_to(ctx, salt);

@@ -39,9 +39,10 @@
  * a database: a batch with BATCH_SEED_BEGIN (no frames; its txid and chain are where commits go
  * on), batches of pages whose chain is the seed's own, folded from zero, with commit batches between
  * them, and one with BATCH_SEED_END (no frames; txid, chain and db_pages of the state that is now
- * complete; chain_before is the seed's own chain, so that no page of it can be missing). Seed frames carry a size of zero. A heartbeat (no frames) tells the txid captured,
- * chain is the lag in ns that the sender measured for this peer, BATCH_LAG_UNKNOWN if none; it ends
- * at the receiver and never stands in a ring. */
+ * complete; chain_before is the seed's own chain, so that no page of it can be missing). Seed frames
+ * carry a size of zero. A heartbeat (no frames) tells the txid captured, chain is the lag in ns that
+ * the sender measured for this peer, BATCH_LAG_UNKNOWN if none; it ends at the receiver and never
+ * stands in a ring. */
 #ifndef WALWIRE_BATCH_H
 #define WALWIRE_BATCH_H
 

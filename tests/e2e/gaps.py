@@ -154,6 +154,37 @@ def replaced(stage):
 
 
 @scenario(60)
+def second_exclusive(stage):
+    """A second database appears, locked exclusively: one line says so, the first goes on; opened anew
+    without that lock the second is attached and copied, too."""
+    db, app = create(stage)
+    other = stage.path("other.db")
+    p = stage.primary(db, other).wait_attached(db)
+    r = stage.replica(p).wait_streaming(db)
+    hog = connect(other)
+    hog.execute("PRAGMA locking_mode=EXCLUSIVE")
+    hog.execute("PRAGMA journal_mode=WAL")
+    hog.execute("CREATE TABLE c(n)")
+    until("a line about the lock", lambda: "exclusive mode" in p.stderr(), 15)
+    for _ in range(3):
+        commit(app, 10)
+        stage.converge(db, [p, r])
+        time.sleep(1)
+    lines = [line for line in p.stderr().splitlines() if "other.db" in line and "exclusive mode" in line]
+    need(len(lines) == 1 and "locking_mode=NORMAL" in lines[0], f"it said {p.stderr()!r}")
+    need(p.db(other).get("state") == "waiting", f"the second is {p.explain(other)}")
+    hog.close()
+    hog = connect(other)
+    hog.execute("INSERT INTO c VALUES(7)")
+    p.wait_attached(other)
+    until("the second database on the replica",
+          lambda: os.path.exists(r.path(other)) and sql(r.path(other), "SELECT n FROM c") == "7", 20)
+    hog.close()
+    app.close()
+    stage.finish(db, [p, r], keep=False)
+
+
+@scenario(60)
 def path_returns(stage):
     """The database's name vanishes and comes back: the replica goes on where it was, without a full
     copy and without one batch that it has to refuse."""
