@@ -41,6 +41,7 @@ __attribute__((constructor)) static void prepare(void)
 	fibonacci[BLOCK_WORDS - 1] = 1;
 	for (uint32_t i = BLOCK_WORDS - 1; i-- > 0;)
 		fibonacci[i] = fibonacci[i + 1] + fibonacci[i + 2];
+	__builtin_cpu_init();
 	have_avx2 = __builtin_cpu_supports("avx2");
 }
 
