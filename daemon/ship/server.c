@@ -16,6 +16,7 @@
 
 #define SMALL_BYTES  (HELLO_BYTES + DATABASES_MAX * WIRE_NAME_BYTES)
 #define LISTEN_QUEUE 128
+#define LISTEN_TRIES 200 /* of 10 ms: the kernel ends a killed node's accept a moment after the node */
 #define ACCEPT_AGAIN_NS 100000000ull
 
 static void want_peer(struct server *s)
@@ -69,13 +70,28 @@ static bool probe_zc(struct loop *loop)
 	return can;
 }
 
+/* A listening socket or -errno. */
+static int try_listen(const struct address *a)
+{
+	int fd = socket(a->sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1, err;
+
+	if (fd < 0)
+		return -errno;
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(fd, (const struct sockaddr *)&a->sa, a->bytes) == 0 && listen(fd, LISTEN_QUEUE) == 0)
+		return fd;
+	err = -errno;
+	close(fd);
+	return err;
+}
+
 int server_open(struct server *s, struct loop *loop, struct worker *worker, struct feed **feeds,
 		int feeds_count, const char *listen_at, struct counters *counters, char *why,
 		size_t why_bytes)
 {
 	struct address a;
 	uint8_t *small;
-	int one = 1, err;
+	int err;
 
 	memset(s, 0, sizeof(*s));
 	s->loop = loop;
@@ -88,17 +104,11 @@ int server_open(struct server *s, struct loop *loop, struct worker *worker, stru
 	err = address_resolve(&a, listen_at, true, why, why_bytes);
 	if (err)
 		return err;
-	s->listen_fd = socket(a.sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (s->listen_fd < 0) {
-		err = -errno;
+	for (int tries = 0; (err = try_listen(&a)) == -EADDRINUSE && tries < LISTEN_TRIES; tries++)
+		usleep(10000);
+	if (err < 0)
 		goto say;
-	}
-	setsockopt(s->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(s->listen_fd, (struct sockaddr *)&a.sa, a.bytes) < 0 ||
-	    listen(s->listen_fd, LISTEN_QUEUE) < 0) {
-		err = -errno;
-		goto undo_fd;
-	}
+	s->listen_fd = err;
 	small = mmap(NULL, SENDERS_MAX * SMALL_BYTES, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (small == MAP_FAILED) {
