@@ -748,6 +748,53 @@ static const char *test_seed(void)
 	return NULL;
 }
 
+/* What makes a seed wrong, in so many ways. */
+static void make_wrong(struct place *p, int how)
+{
+	switch (how) {
+	case 0: /* without a beginning */
+		p->out_bytes += make_chunk(&p->maker, next(p), 1, 5);
+		break;
+	case 1: /* the chunks' own chain does not begin at zero */
+		p->maker.seed_chain = 5;
+		p->out_bytes += make_chunk(&p->maker, next(p), 1, 5);
+		break;
+	case 2: /* a chunk is missing */
+		make_chunk(&p->maker, next(p), 6, 5);
+		p->out_bytes += make_chunk(&p->maker, next(p), 11, 5);
+		break;
+	case 3: /* the end is somewhere else */
+		p->maker.at.txid++;
+		p->out_bytes += make_mark(&p->maker, next(p), BATCH_SEED_END);
+		break;
+	case 4:
+		p->maker.at.chain++;
+		p->out_bytes += make_mark(&p->maker, next(p), BATCH_SEED_END);
+		break;
+	case 5: /* of an empty database */
+		p->maker.db_pages = 0;
+		p->out_bytes += make_mark(&p->maker, next(p), BATCH_SEED_END);
+		break;
+	case 8: /* the last chunk is missing */
+		make_chunk(&p->maker, next(p), 6, 5);
+		p->out_bytes += make_mark(&p->maker, next(p), BATCH_SEED_END);
+		break;
+	case 6: /* a commit is missing */
+		make_commit(&p->maker, next(p), 2);
+		p->out_bytes += make_commit(&p->maker, next(p), 2);
+		break;
+	case 7: { /* flags that nobody knows */
+		struct batch_header h = {.kind = BATCH_SEED, .flags = 4, .txid = 77,
+					 .chain_before = p->maker.seed_chain,
+					 .chain = p->maker.seed_chain};
+
+		make_finish(&p->maker, next(p), &h);
+		p->out_bytes += h.bytes;
+		break;
+	}
+	}
+}
+
 /* A seed that is not in order is dropped where it goes wrong. */
 static const char *seed_goes_wrong(int how)
 {
@@ -765,48 +812,7 @@ static const char *seed_goes_wrong(int how)
 		p.out_bytes += make_commit(&p.maker, next(&p), 2);
 	}
 	right = p.out_bytes;
-	switch (how) {
-	case 0: /* without a beginning */
-		p.out_bytes += make_chunk(&p.maker, next(&p), 1, 5);
-		break;
-	case 1: /* the chunks' own chain does not begin at zero */
-		p.maker.seed_chain = 5;
-		p.out_bytes += make_chunk(&p.maker, next(&p), 1, 5);
-		break;
-	case 2: /* a chunk is missing */
-		make_chunk(&p.maker, next(&p), 6, 5);
-		p.out_bytes += make_chunk(&p.maker, next(&p), 11, 5);
-		break;
-	case 3: /* the end is somewhere else */
-		p.maker.at.txid++;
-		p.out_bytes += make_mark(&p.maker, next(&p), BATCH_SEED_END);
-		break;
-	case 4:
-		p.maker.at.chain++;
-		p.out_bytes += make_mark(&p.maker, next(&p), BATCH_SEED_END);
-		break;
-	case 5: /* of an empty database */
-		p.maker.db_pages = 0;
-		p.out_bytes += make_mark(&p.maker, next(&p), BATCH_SEED_END);
-		break;
-	case 8: /* the last chunk is missing */
-		make_chunk(&p.maker, next(&p), 6, 5);
-		p.out_bytes += make_mark(&p.maker, next(&p), BATCH_SEED_END);
-		break;
-	case 6: /* a commit is missing */
-		make_commit(&p.maker, next(&p), 2);
-		p.out_bytes += make_commit(&p.maker, next(&p), 2);
-		break;
-	case 7: { /* flags that nobody knows */
-		struct batch_header h = {.kind = BATCH_SEED, .flags = 4, .txid = 77,
-					 .chain_before = p.maker.seed_chain,
-					 .chain = p.maker.seed_chain};
-
-		make_finish(&p.maker, next(&p), &h);
-		p.out_bytes += h.bytes;
-		break;
-	}
-	}
+	make_wrong(&p, how);
 	EXPECT(say(&p, p.out, p.out_bytes));
 	p.out_bytes = 0;
 	UNTIL(&p, p.link.state == LINK_WAITING || published(&p) > right);

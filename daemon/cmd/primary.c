@@ -342,7 +342,8 @@ int cmd_primary(int argc, char **argv)
 		log_line("primary: unknown --idle '%s'; it is spin, adaptive or sleep", idle_word);
 		return EXIT_USAGE;
 	}
-	if (!parse_tap(tap_word, &tap_mode) || !node_check_ring(&ring_bytes) || !node_check_cpu(cpu_word, &cpu))
+	if (!parse_tap(tap_word, &tap_mode) || !node_check_ring(&ring_bytes) ||
+	    !node_check_cpu(cpu_word, &cpu))
 		return EXIT_USAGE;
 	if (!check_listen(listen, insecure))
 		return EXIT_FAILED;
